@@ -1,0 +1,1 @@
+"""Migration files of celers, installed as the data package `celers.migrations`."""
