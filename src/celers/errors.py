@@ -1,11 +1,12 @@
 """The error tree of celers.
 
-Everything the package raises on purpose derives from `CelersError`. The tree is small; what differs from case to
-case is data on the exception, not another class. Exceptions of the database driver never escape: they are the
-``__cause__`` of a `BrokerError` that carries their number.
+Everything the package raises on purpose derives from `CelersError`. The tree is small; what differs from
+case to case is data on the exception, not another class. Exceptions of the database driver never escape:
+they are the ``__cause__`` of a `BrokerError` that carries their number.
 
-The module imports nothing of the package, so that every layer may raise these errors. All of them are picklable
-(they travel between processes) because every keyword has a default and every attribute lives in ``__dict__``.
+The module imports nothing of the package, so that every layer may raise these errors. All of them are
+picklable (they travel between processes) because every keyword has a default and every attribute lives in
+``__dict__``.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class CelersError(Exception):
     Parameters
     ----------
     message : str
-        What failed, with the values, and what to do next. The first line of the class's docstring when left out.
+        What failed, with the values, and what to do next. The first line of the class's docstring when left
+        out.
     retryable : bool or None
         Overrides the class's answer to "may the same call succeed later without a change?".
 
@@ -100,7 +102,9 @@ class ValidationError(CelersError, ValueError):
         Name of the parameter that was refused.
     """
 
-    def __init__(self, message: str = "", *, parameter: str | None = None, retryable: bool | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, parameter: str | None = None, retryable: bool | None = None
+    ) -> None:
         super().__init__(message, retryable=retryable)
         self.parameter = parameter
 
@@ -169,7 +173,8 @@ class BrokerError(CelersError):
     errno : int or None
         Number given by the server or the client library.
     outcome_unknown : bool
-        True when the connection was lost while a commit was under way, so that the change may or may not be stored.
+        True when the connection was lost while a commit was under way, so that the change may or may not be
+        stored.
     """
 
     def __init__(
@@ -234,7 +239,9 @@ class TaskNotFoundError(CelersError, LookupError):
         The id that was looked for, when it was the id of a task or dead letter.
     """
 
-    def __init__(self, message: str = "", *, task_id: UUID | None = None, retryable: bool | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, task_id: UUID | None = None, retryable: bool | None = None
+    ) -> None:
         super().__init__(message, retryable=retryable)
         self.task_id = task_id
 
@@ -311,7 +318,9 @@ class DuplicateTaskError(CelersError):
         The id in question.
     """
 
-    def __init__(self, message: str = "", *, task_id: UUID | None = None, retryable: bool | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, task_id: UUID | None = None, retryable: bool | None = None
+    ) -> None:
         super().__init__(message, retryable=retryable)
         self.task_id = task_id
 
