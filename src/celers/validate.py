@@ -99,7 +99,14 @@ def task_ids(values: Iterable[UUID | str], name: str = "task_ids") -> list[UUID]
     return list(dict.fromkeys(task_id(value, name) for value in given))
 
 
-def duration(value: object, name: str, *, positive: bool = False, maximum: float | None = None) -> float:
+def duration(
+    value: object,
+    name: str,
+    *,
+    positive: bool = False,
+    minimum: float = 0,
+    maximum: float | None = None,
+) -> float:
     """Return a duration in float seconds.
 
     Parameters
@@ -110,8 +117,8 @@ def duration(value: object, name: str, *, positive: bool = False, maximum: float
         Name of the parameter, for the error.
     positive : bool
         Refuse zero as well.
-    maximum : float or None
-        Largest value in seconds.
+    minimum, maximum : float
+        Smallest and largest value in seconds, both allowed.
     """
     seconds = math.nan
     if isinstance(value, timedelta):
@@ -121,9 +128,9 @@ def duration(value: object, name: str, *, positive: bool = False, maximum: float
             seconds = float(value)
         except OverflowError:
             seconds = math.inf
-    if not (0 <= seconds < math.inf) or (positive and not seconds):
-        must = "a duration (timedelta or seconds) " + ("above 0" if positive else "of at least 0")
-        raise _refuse(name, must, value)
+    if not (minimum <= seconds < math.inf) or (positive and not seconds):
+        bound = "above 0" if positive else f"of at least {minimum:g}"
+        raise _refuse(name, f"a duration (timedelta or seconds) {bound}", value)
     if maximum is not None and seconds > maximum:
         raise _refuse(name, f"a duration of at most {maximum:g} s", value)
     return seconds + 0.0  # -0.0 becomes 0.0
