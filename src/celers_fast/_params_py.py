@@ -1,13 +1,14 @@
 """SQL literals and multi-row statements in Python; `_params_c` gives equal bytes faster.
 
-The broker sends its values as literals inside the statement text, because a packet of several statements cannot carry
-bound parameters. Everything here is therefore written so that no value, whatever its bytes, can end its own literal:
+The broker sends its values as literals inside the statement text, because a packet of several statements cannot
+carry bound parameters. Everything here is therefore written so that no value, whatever its bytes, can end its own
+literal:
 
 - numbers are digits;
 - text is quoted only when it is printable ASCII without quote and backslash, so neither the SQL mode nor the
   connection's character set changes its meaning; any other text is ``_utf8mb4 X'..'``;
-- binary values are ``X'..'``, or, when asked for because hex doubles the size, ``_binary'..'`` with quotes doubled and
-  (unless NO_BACKSLASH_ESCAPES is set) backslashes doubled.
+- binary values are ``X'..'``, or, when asked for because hex doubles the size, ``_binary'..'`` with quotes doubled
+  and (unless NO_BACKSLASH_ESCAPES is set) backslashes doubled.
 """
 
 from __future__ import annotations
@@ -160,7 +161,8 @@ def literal(value: object) -> bytes:
     Parameters
     ----------
     value : None, bool, int, float, str, bytes, bytearray, memoryview, UUID, aware datetime or Raw
-        `str` becomes text, bytes-like values become binary, UUIDs their 16 bytes, datetimes UTC with microseconds.
+        `str` becomes text, bytes-like values become binary, UUIDs their 16 bytes, datetimes UTC with
+        microseconds.
 
     Raises
     ------
@@ -197,8 +199,8 @@ def build_values(
     max_bytes : int
         Length that no statement exceeds.
     escaped : bool
-        Write values of 64 bytes and more as escaped text instead of hex: about half the bytes on the wire, dearer to
-        parse. Only for connections whose character set is utf8mb4.
+        Write values of 64 bytes and more as escaped text instead of hex: about half the bytes on the wire,
+        dearer to parse. Only for connections whose character set is utf8mb4.
     no_backslash_escapes : bool
         Whether the session has the SQL mode NO_BACKSLASH_ESCAPES; matters to the escaped form only.
 

@@ -15,13 +15,13 @@ def rank(p: object, count: int) -> int:
     """Return the index of percentile `p` among `count` sorted values. Used by both twins."""
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 100:
         raise ValidationError(f"a percentile must be a number in 0..100, not {p!r:.40}", parameter="p")
-    return int(math.floor(p / 100.0 * (count - 1) + 0.5))
+    return math.floor(p / 100.0 * (count - 1) + 0.5)
 
 
 def bad_values(values: object) -> ValidationError:
     """Return the error for values that are not a flat sequence of numbers. Used by both twins."""
     return ValidationError(
-        f"values must be a one-dimensional sequence of numbers, not {type(values).__name__} of something else",
+        f"values must be a one-dimensional sequence of numbers; this {type(values).__name__} is not",
         parameter="values",
     )
 
@@ -50,8 +50,8 @@ def percentile(values: Iterable[float], p: float) -> float:
     Parameters
     ----------
     values : buffer of float64 or iterable of numbers
-        In any order, not NaN. One-dimensional float64 buffers (``array("d")``, numpy arrays, memoryviews) are read
-        without making Python floats.
+        In any order, not NaN. One-dimensional float64 buffers (``array("d")``, numpy arrays, memoryviews) are
+        read without making Python floats.
     p : float
         0..100.
 

@@ -1,7 +1,7 @@
 """Decoding of claimed rows in Python; `_rows_c` gives equal objects faster.
 
-Rows come from the driver as tuples of bytes and None, without its converters (about 1 us per value). The messages are
-made without the constructors of their classes: what comes from the table was checked on its way in.
+Rows come from the driver as tuples of bytes and None, without its converters (about 1 us per value). The messages
+are made without the constructors of their classes: what comes from the table was checked on its way in.
 """
 
 from __future__ import annotations
@@ -177,7 +177,9 @@ def parse_datetime(text: bytes) -> datetime:
 
 
 def make_receipt(seq: int, consumer_no: int, deliveries: int) -> str:
-    """Return the receipt of a delivery: 32 hex digits of `seq` (8 bytes), `consumer_no` and `deliveries` (4 each).
+    """Return the receipt of a delivery, 32 hex digits.
+
+    `seq` takes the first 16, `consumer_no` and `deliveries` 8 each.
 
     Raises
     ------
@@ -245,7 +247,7 @@ def _datetime(row: Row, index: int) -> datetime:
 def _maker(cls: type[Any], fields: tuple[str, ...]) -> Callable[..., Any]:
     """Return a function that makes an instance from its fields in order, without `__init__`."""
     setters = [getattr(cls, field).__set__ for field in fields]
-    new = cls.__new__
+    new = object.__new__
 
     def make(*values: object) -> Any:
         made = new(cls)
@@ -271,8 +273,8 @@ def decode_claims(
     consumer_no : int
         The consumer that made the claim; part of the receipts.
     types : tuple
-        The classes TaskMetadata, SerializedTask, BrokerMessage and DeserializationError. The first three are slotted
-        dataclasses and are made without running their constructors.
+        The classes TaskMetadata, SerializedTask, BrokerMessage and DeserializationError. The first three are
+        slotted dataclasses and are made without running their constructors.
 
     Returns
     -------
