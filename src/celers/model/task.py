@@ -17,11 +17,7 @@ from celers import validate
 from celers.errors import ValidationError
 from celers.model.base import JSON, Duration, Record, TaskIdLike
 from celers.model.enums import DbTaskState
-
-try:  # TEMPORARY until celers_fast.ids exists
-    from celers_fast.ids import uuid7
-except ImportError:
-    from uuid import uuid4 as uuid7
+from celers_fast.ids import uuid7
 
 __all__ = [
     "RESERVED_METADATA_KEYS",
