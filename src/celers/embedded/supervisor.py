@@ -1,0 +1,432 @@
+"""The process that owns an embedded server: starts it, watches it, ends it when nobody needs it.
+
+Started by `celers.embedded.server` as `python -m celers.embedded.supervisor CONFIG` with the supervisor's lock
+already held through an inherited descriptor. It leaves its starter at once, so that no end of the starter reaches
+it. It never restarts a server that died: it ends, and the next client that needs the server starts both anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celers.embedded import control
+from celers.embedded._admin import Admin, AdminError
+from celers.embedded.binary import ServerBinary
+from celers.embedded.install import check_data, explain_log, initialise, server_arguments
+from celers.embedded.paths import CONTROL_NAME, SOCKET_NAME, Lock, read_json, runtime_directory, write_json
+from celers.errors import BrokerConnectionError, CelersError, ConfigurationError
+
+logger = logging.getLogger("celers.embedded")
+
+_START_TIMEOUT = 600.0  # a crash recovery may have much to read
+_STOP_TIMEOUT = 60.0
+_LONGEST_LOOK = 10.0
+_LOG_LIMIT = 8 << 20
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error
+    """A signal asked for the end while the server was starting."""
+
+
+class Supervisor:
+    """One embedded server.
+
+    Parameters
+    ----------
+    directory
+        The server's directory.
+    binary
+        The program.
+    idle_secs
+        Seconds without connections after which it ends; 0 for never.
+    options
+        Further options for the server.
+    lock
+        The supervisor's lock, held.
+    """
+
+    def __init__(
+        self, directory: Path, binary: ServerBinary, *, idle_secs: float, options: list[str], lock: Lock
+    ) -> None:
+        self.directory = directory
+        self.binary = binary
+        self.idle_secs = idle_secs
+        self.options = options
+        self.lock = lock
+        self.server_lock = Lock(directory / "server.lock")
+        self.runtime = runtime_directory(directory)
+        self.socket = self.runtime / SOCKET_NAME
+        self.control = self.runtime / CONTROL_NAME
+        self.state = directory / "state.json"
+        self.log = directory / "server.log"
+        self.admin = Admin(self.socket)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.taken_over = False  # the server was left by another supervisor and is not a child of this process
+        self.server_pid: int | None = (read_json(self.state) or {}).get("server_pid")
+        self.started_at = time.time()
+        self.last_active = time.monotonic()
+        self.connections_seen = -1
+        self.clients = 0
+        self.stopping = False
+        # Clients connect while the server starts and wait there for the answer.
+        self.listener = control.listen(self.control)
+        self.wake_up, self._wake_fd = _signal_pipe()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask_to_stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # to be woken by it
+        self._write_state()
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def _write_state(self) -> None:
+        write_json(
+            self.state,
+            {
+                "socket": str(self.socket),
+                "control": str(self.control),
+                "supervisor_pid": os.getpid(),
+                "server_pid": self.server_pid,
+            },
+        )
+
+    # Start
+
+    def start(self) -> None:
+        """Start the server, or take over the one that a dead supervisor left, and wait until it answers."""
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self.server_lock.acquire():
+            # A server lives without its supervisor. It is used on: its clients must not lose their connections.
+            if self._answers():
+                self.taken_over = True
+                logger.warning("took over the server that runs already in %s", self.directory)
+                break
+            self._give_up_after(deadline, "a process that does not answer uses the directory")
+        else:
+            self._spawn()
+            while not self._answers():
+                assert self.process is not None
+                status = self.process.poll()
+                if status is not None:
+                    raise BrokerConnectionError(
+                        f"{self.binary.label} ended at its start with status {status}: {explain_log(self.log)}"
+                    )
+                self._give_up_after(deadline, "the server does not answer")
+        self.last_active = time.monotonic()
+
+    def _give_up_after(self, deadline: float, what: str) -> None:
+        if self.stopping:
+            raise _Stopped
+        if time.monotonic() >= deadline:
+            raise BrokerConnectionError(f"{what} ({self.directory}): {explain_log(self.log)}")
+        time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        try:
+            self.admin.query("SELECT 1")
+        except AdminError:
+            return False
+        return True
+
+    def _spawn(self) -> None:
+        data = self.directory / "data"
+        if self.log.exists() and self.log.stat().st_size > _LOG_LIMIT:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        if data.exists():
+            check_data(data, self.binary)
+        else:
+            initialise(self.directory, self.binary, lock_fd=self.server_lock.fd, log=self.log)
+            check_data(data, self.binary)
+        if self.stopping:
+            raise _Stopped
+        # Left by a crash. The process number in a socket's lock file may be anybody's by now, and the server would
+        # refuse to start because of it; that nobody of ours runs is known from the lock.
+        for leftover in (SOCKET_NAME, f"{SOCKET_NAME}.lock", "server.pid"):
+            (self.runtime / leftover).unlink(missing_ok=True)
+        arguments = server_arguments(
+            self.binary,
+            data=data,
+            runtime=self.runtime,
+            socket=SOCKET_NAME,
+            log=self.log,
+            options=self.options,
+            root=os.geteuid() == 0,
+        )
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                pass_fds=(self.server_lock.fd,),
+                start_new_session=True,
+            )
+        self.server_pid = self.process.pid
+        self._write_state()
+        # From here on the lock belongs to the server process alone: it tells whether that process lives.
+        self.server_lock.close()
+
+    # Watch
+
+    def watch(self) -> str:
+        """Serve requests until there is a reason to end; the reason is returned."""
+        interval = _LONGEST_LOOK if self.idle_secs <= 0 else min(max(self.idle_secs / 10, 0.05), _LONGEST_LOOK)
+        next_look = 0.0
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.listener, selectors.EVENT_READ)
+            selector.register(self.wake_up, selectors.EVENT_READ)
+            while True:
+                if time.monotonic() >= next_look:
+                    reason = self._look()
+                    if reason is not None:
+                        return reason
+                    next_look = time.monotonic() + interval
+                ready = {key.fileobj for key, _ in selector.select(max(0.0, next_look - time.monotonic()))}
+                if self.wake_up in ready:
+                    self.wake_up.recv(4096)
+                if self.stopping:
+                    return "asked to stop"
+                if self._server_died():
+                    return "the server ended by itself"
+                if self.listener in ready:
+                    self._serve_pending(self._answer)
+                    if self.stopping:
+                        return "asked to stop"
+
+    def _server_died(self) -> bool:
+        if not self.taken_over:
+            return self.process is None or self.process.poll() is not None
+        if not self.server_lock.acquire():
+            return False
+        self.server_lock.close()
+        return True
+
+    def _look(self) -> str | None:
+        """Check what cannot be waited for: removed files, clients, idle time."""
+        if self._server_died():
+            return "the server ended by itself"
+        if not self.lock.in_place():
+            return "the directory was removed"
+        if not self.socket.exists() or not self.control.exists():
+            return "the socket was removed: nobody could connect any more"
+        now = time.monotonic()
+        try:
+            self.clients, connections = self.admin.activity()
+        except AdminError as error:
+            logger.warning("cannot count connections: %s", error)
+            self.connections_seen = -1
+            self.last_active = now
+            return None
+        if self.clients > 0 or connections != self.connections_seen:
+            self.connections_seen = connections
+            self.last_active = now
+        elif 0 < self.idle_secs <= now - self.last_active:
+            return f"no connection for {self.idle_secs:g} s"
+        return None
+
+    # Requests
+
+    def _serve_pending(self, answer: Callable[[control.Message], control.Message | None]) -> None:
+        while True:
+            try:
+                channel, _ = self.listener.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            with channel, contextlib.suppress(OSError):
+                request = control.receive(channel, 5.0)
+                reply = None if request is None else answer(request)
+                if reply is not None:
+                    control.send(channel, reply)
+
+    def _answer(self, request: control.Message) -> control.Message | None:
+        match request.get("command"):
+            case "ensure":
+                return self._ensure(str(request.get("database")))
+            case "status":
+                with contextlib.suppress(AdminError):
+                    self.clients, _ = self.admin.activity()
+                return self._status()
+            case "stop":
+                self.stopping = True
+                return {"ok": True}
+            case _:
+                return {"ok": False, "kind": "configuration", "error": "unknown request"}
+
+    def _ensure(self, database: str) -> control.Message | None:
+        self.last_active = time.monotonic()
+        for last in (False, True):
+            try:
+                self.admin.create_database(database)
+            except AdminError as error:
+                # The first time it may be this connection alone that was lost. Without an answer the client
+                # tries again, which is right for a server that has just died.
+                if self._dies_within(0.5):
+                    return None
+                if last:
+                    return _error_reply(BrokerConnectionError(f"the database could not be made: {error}"))
+            else:
+                break
+        return {"ok": True, "socket": str(self.socket)}
+
+    def _dies_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self._server_died():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "ok": True,
+            "socket": str(self.socket),
+            "supervisor_pid": os.getpid(),
+            "server_pid": self.server_pid,
+            "server": self.binary.label,
+            "started_at": self.started_at,
+            "connections": self.clients,
+            "idle_secs": self.idle_secs,
+        }
+
+    def refuse_pending(self, error: CelersError) -> None:
+        """Give those who wait for a start that failed the reason, instead of letting each try for itself."""
+        self._serve_pending(lambda _: _error_reply(error))
+
+    # End
+
+    def stop(self) -> None:
+        """End the server cleanly; by force when it takes too long, which costs nothing but a recovery."""
+        if self.taken_over:
+            with contextlib.suppress(AdminError):
+                self.admin.shutdown()
+            self.admin.close()
+            if not self.server_lock.acquire(_STOP_TIMEOUT):
+                logger.error("the server taken over (process %s) does not end", self.server_pid)
+            self.server_lock.close()
+            return
+        self.admin.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(_STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                logger.error("the server did not end within %g s and is killed", _STOP_TIMEOUT)
+                self.process.kill()
+                self.process.wait()
+
+    def clean_up(self) -> None:
+        """Remove what is worthless without a server, before the lock is given up."""
+        names = [self.control, self.state]
+        self.server_lock.close()
+        if self.server_lock.acquire():
+            names += [self.socket, self.runtime / f"{SOCKET_NAME}.lock", self.runtime / "server.pid"]
+        for path in names:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.runtime.rmdir()
+        self.listener.close()
+
+
+def _error_reply(error: CelersError) -> control.Message:
+    kind = "configuration" if isinstance(error, ConfigurationError) else "connection"
+    return {"ok": False, "kind": kind, "error": str(error)}
+
+
+def _signal_pipe() -> tuple[socket.socket, socket.socket]:
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    return reader, writer
+
+
+def run(config: dict[str, Any], report: Callable[[control.Message], None]) -> int:
+    """Supervise one server from start to end.
+
+    Parameters
+    ----------
+    config
+        What the starter sent: directory, binary, idle_secs, options, database, lock_fd.
+    report
+        Called once with the outcome of the start.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    directory = Path(config["directory"])
+    lock = Lock(directory / "supervisor.lock", config["lock_fd"])
+    binary = ServerBinary(
+        Path(config["binary"]["path"]),
+        config["binary"]["flavour"],
+        tuple(config["binary"]["version"]),
+        config["binary"]["defaults_chosen"],
+    )
+    try:
+        supervisor = Supervisor(
+            directory, binary, idle_secs=config["idle_secs"], options=config["options"], lock=lock
+        )
+    except CelersError as error:
+        report(_error_reply(error))
+        return 1
+    try:
+        supervisor.start()
+        supervisor.admin.create_database(config["database"])
+    except (CelersError, AdminError, OSError) as error:
+        logger.error("%s", error)
+        failure = error if isinstance(error, CelersError) else BrokerConnectionError(str(error))
+        report(_error_reply(failure))
+        supervisor.stop()
+        supervisor.refuse_pending(failure)
+        supervisor.clean_up()
+        return 1
+    except _Stopped:
+        supervisor.stop()
+        supervisor.clean_up()
+        return 0
+    report({"ok": True, "socket": str(supervisor.socket)})
+    logger.info("%s answers at %s", binary.label, supervisor.socket)
+    reason = supervisor.watch()
+    logger.info("the end: %s", reason)
+    supervisor.stop()
+    supervisor.clean_up()
+    return 0
+
+
+def main() -> int:
+    """Leave the starter, then supervise; the outcome of the start goes to the standard output."""
+    config = json.loads(sys.argv[1])
+    # The starter waits for this process, which ends here; its child has nobody who could forget to.
+    if os.fork() > 0:
+        os._exit(0)
+    os.umask(0o077)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+    def report(outcome: control.Message) -> None:
+        with contextlib.suppress(OSError):  # the starter may be gone
+            os.write(1, json.dumps(outcome).encode() + b"\n")
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.close(null)
+
+    return run(config, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
