@@ -1,0 +1,128 @@
+-- Guide: partitioning large tables by time.
+--
+-- This file is text for people. It is never executed and never counted as missing. The blocks between
+-- "example:" lines are run against scratch databases by the tests, in this order, on MySQL and MariaDB.
+-- Names assume the default table prefix. Try every step on a copy first.
+--
+-- Do you need it?
+--   Partitions make one thing cheap: dropping a month of old rows at once instead of deleting them one by one.
+--   They do not make claims faster (claims read celers_ready, which holds only what may run now), and every
+--   partition adds a look-up to each access by key. Up to some ten million rows the retention of celers, which
+--   deletes in chunks, is the better tool. The history is the table that grows without end; begin with it.
+--
+-- Rules of MySQL and MariaDB
+--   * The primary key and every unique key must contain the partition column. In celers_tasks these are
+--     PRIMARY KEY (seq) and uq_tasks_id (id): created_at is added to both.
+--   * A table with partitions can neither have foreign keys nor be referenced by one. celers has none; if you
+--     have added some of your own, drop them first.
+--   * The time columns of celers are DATETIME(6) in UTC, so the form is RANGE COLUMNS(created_at) with literal
+--     times. RANGE (UNIX_TIMESTAMP(created_at)) is for TIMESTAMP columns only, and RANGE (TO_DAYS(...)) drops
+--     the microseconds; neither is needed.
+--   * ALTER TABLE ... PARTITION BY copies the table, and nobody can write to it meanwhile. Stop the workers.
+--
+-- The price for celers_tasks
+--   uq_tasks_id (id, created_at) no longer says that an id exists only once. After a lost connection celers
+--   repeats an enqueue with the same id and relies on that key: with partitions on celers_tasks such a repeat
+--   may store a task twice. Do it only when your tasks may run twice, or never partition celers_tasks.
+--   celers_task_results must stay as it is: its rows are replaced by the key (task_id).
+--
+-- 1. The history, one partition for each month, and one at the end that takes what has no month yet.
+--
+-- example: begin history
+--   ALTER TABLE celers_task_history
+--     DROP PRIMARY KEY,
+--     ADD PRIMARY KEY (id, `timestamp`);
+--
+--   ALTER TABLE celers_task_history
+--     PARTITION BY RANGE COLUMNS(`timestamp`) (
+--       PARTITION p202601 VALUES LESS THAN ('2026-02-01'),
+--       PARTITION p202602 VALUES LESS THAN ('2026-03-01'),
+--       PARTITION p202603 VALUES LESS THAN ('2026-04-01'),
+--       PARTITION pmax VALUES LESS THAN (MAXVALUE)
+--     );
+-- example: end
+--
+-- 2. Before a month begins: cut its partition off the last one. While the last one is empty this is quick.
+--
+-- example: begin add
+--   ALTER TABLE celers_task_history REORGANIZE PARTITION pmax INTO (
+--     PARTITION p202604 VALUES LESS THAN ('2026-05-01'),
+--     PARTITION pmax VALUES LESS THAN (MAXVALUE)
+--   );
+-- example: end
+--
+-- 3. Drop the oldest month: at once, without an entry for each row in the logs.
+--
+-- example: begin drop
+--   ALTER TABLE celers_task_history DROP PARTITION p202601;
+-- example: end
+--
+-- 4. What the server knows about the partitions, and whether a query reads only those it must.
+--
+-- example: begin look
+--   SELECT partition_name, partition_description, table_rows
+--   FROM information_schema.partitions
+--   WHERE table_schema = DATABASE() AND table_name = 'celers_task_history'
+--   ORDER BY partition_ordinal_position;
+-- example: end
+--
+--    The column "partitions" of these plans should name one partition:
+--
+-- example: begin plan on mysql
+--   EXPLAIN FORMAT=TRADITIONAL SELECT COUNT(*) FROM celers_task_history
+--   WHERE `timestamp` >= '2026-02-01' AND `timestamp` < '2026-03-01';
+-- example: end
+--
+-- example: begin plan on mariadb
+--   EXPLAIN PARTITIONS SELECT COUNT(*) FROM celers_task_history
+--   WHERE `timestamp` >= '2026-02-01' AND `timestamp` < '2026-03-01';
+-- example: end
+--
+-- 5. The tasks, if you accept the price above. AUTO_INCREMENT stays on seq, which stays first in its key.
+--
+-- example: begin tasks
+--   ALTER TABLE celers_tasks
+--     DROP PRIMARY KEY,
+--     ADD PRIMARY KEY (seq, created_at),
+--     DROP INDEX uq_tasks_id,
+--     ADD UNIQUE KEY uq_tasks_id (id, created_at);
+--
+--   ALTER TABLE celers_tasks
+--     PARTITION BY RANGE COLUMNS(created_at) (
+--       PARTITION p202601 VALUES LESS THAN ('2026-02-01'),
+--       PARTITION p202602 VALUES LESS THAN ('2026-03-01'),
+--       PARTITION pmax VALUES LESS THAN (MAXVALUE)
+--     );
+-- example: end
+--
+-- 6. Before a partition of celers_tasks is dropped: nothing in it may still wait or run, and the counters of
+--    finished tasks have to be told. The first statement must answer 0.
+--
+-- example: begin drop tasks
+--   SELECT COUNT(*) FROM celers_tasks PARTITION (p202601) WHERE state IN ('pending', 'processing');
+--
+--   INSERT INTO celers_queue_totals (queue_id, completed, failed, cancelled)
+--     SELECT queue_id, -SUM(state = 'completed'), -SUM(state = 'failed'), -SUM(state = 'cancelled')
+--     FROM celers_tasks PARTITION (p202601)
+--     GROUP BY queue_id
+--   ON DUPLICATE KEY UPDATE
+--     completed = completed + VALUES(completed),
+--     failed = failed + VALUES(failed),
+--     cancelled = cancelled + VALUES(cancelled);
+--
+--   ALTER TABLE celers_tasks DROP PARTITION p202601;
+-- example: end
+--
+-- 7. Back to plain tables, with the keys as they were.
+--
+-- example: begin undo
+--   ALTER TABLE celers_task_history REMOVE PARTITIONING;
+--   ALTER TABLE celers_task_history DROP PRIMARY KEY, ADD PRIMARY KEY (id);
+--
+--   ALTER TABLE celers_tasks REMOVE PARTITIONING;
+--   ALTER TABLE celers_tasks
+--     DROP PRIMARY KEY,
+--     ADD PRIMARY KEY (seq),
+--     DROP INDEX uq_tasks_id,
+--     ADD UNIQUE KEY uq_tasks_id (id);
+-- example: end
