@@ -233,8 +233,8 @@ SELECT w.worker_no,
 FROM celers_workers w
 LEFT JOIN celers_queues q ON q.queue_id = w.queue_id;
 
--- One line for each queue. Waiting tasks are counted, which takes a while when there are millions; finished
--- ones come from the counters.
+-- One line for each queue. Waiting tasks are counted, which takes a while when there are millions; those in
+-- work come from the leases of the consumers, finished ones from the counters.
 CREATE OR REPLACE SQL SECURITY INVOKER VIEW celers_queues_view AS
 SELECT q.queue_id,
        q.name AS queue_name,
@@ -243,6 +243,11 @@ SELECT q.queue_id,
        (SELECT COUNT(*) FROM celers_ready r WHERE r.queue_id = q.queue_id) AS ready,
        (SELECT COUNT(*) FROM celers_scheduled s WHERE s.queue_id = q.queue_id) AS scheduled,
        (SELECT COUNT(*) FROM celers_blocked b WHERE b.queue_id = q.queue_id) AS blocked,
+       (SELECT COUNT(DISTINCT t.seq)
+        FROM celers_consumers c
+        JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
+        JOIN celers_tasks t ON t.seq = held.seq AND t.consumer_no = c.consumer_no AND t.state = 'processing'
+        WHERE c.queue_id = q.queue_id) AS processing,
        (SELECT COUNT(*) FROM celers_consumers c WHERE c.queue_id = q.queue_id) AS consumers,
        COALESCE((SELECT t.completed FROM celers_queue_totals t WHERE t.queue_id = q.queue_id), 0)
          + COALESCE((SELECT SUM(c.completed) FROM celers_consumers c WHERE c.queue_id = q.queue_id), 0) AS completed,

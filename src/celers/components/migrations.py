@@ -22,7 +22,7 @@ from celers.errors import BrokerError, CelersError, MigrationError
 from celers.model.migration import MigrationInfo, MigrationVerification
 from celers.operation import Async, Packet, Steps, Sync, operation
 from celers.sql import Raw
-from celers.sql.ddl import Index, Procedure, SchemaObject, Table, View, describe
+from celers.sql.ddl import DropProcedure, Index, Procedure, SchemaObject, Table, View, describe
 from celers.sql.migration_files import MigrationFile, Role, packaged
 from celers.sql.splitter import Statement
 from celers_fast.rows import parse_datetime
@@ -39,12 +39,12 @@ LOCK_WAIT_SECS = 60.0
 # One look at the lock takes less than the read timeout of a connection.
 _LOCK_STEP_SECS = 1
 
-_PRIVILEGES: Mapping[type[SchemaObject] | None, str] = {
+_PRIVILEGES: Mapping[type[SchemaObject], str] = {
     Table: "CREATE",
     Index: "INDEX",
     View: "CREATE VIEW and DROP",
     Procedure: "CREATE ROUTINE",
-    None: "ALTER ROUTINE",
+    DropProcedure: "ALTER ROUTINE",
 }
 
 # Access denied: to the database, to a table, to an operation, to a routine.
@@ -196,13 +196,22 @@ class Migrations(Component[M]):
         for statement in file.statements(self.core.prefix):
             made = describe(statement.text)
             try:
-                if isinstance(made, Index) and (yield from self._has_index(made)):
-                    continue
-                yield self._packet(lock, statement.text.encode())
+                if not (yield from self._left_out(made)):
+                    yield self._packet(lock, statement.text.encode())
             except MigrationError:
                 raise
             except CelersError as error:
                 raise _failed(file, statement, made, error) from error
+
+    def _left_out(self, made: SchemaObject | None) -> Steps[bool]:
+        """Is a statement left out because of what exists?"""
+        if isinstance(made, Index):
+            return (yield from self._has_index(made))
+        if isinstance(made, DropProcedure):
+            # Dropping nothing would ask for ALTER ROUTINE, which an account that creates it gets with that.
+            found = yield Packet(self.core.sql("migrations", "procedure_exists", name=made.name))
+            return not found[0].rows
+        return False
 
     def _has_index(self, index: Index) -> Steps[bool]:
         found = yield Packet(self.core.sql("migrations", "index_exists", table=index.table, name=index.name))
@@ -294,6 +303,8 @@ class _Schema:
                 return [] if text is None else [text]
             case View():
                 return [] if made.name.lower() in self.tables else [f"view {made.name} is missing"]
+            case DropProcedure():
+                return []
             case Procedure():
                 if made.name.lower() in self.procedures:
                     return []
@@ -328,8 +339,8 @@ def _failed(
 ) -> MigrationError:
     """Say which statement failed and what to do."""
     errno = getattr(error, "errno", None) or getattr(error.__cause__, "errno", None)
-    if errno in _DENIED:
-        privilege = _PRIVILEGES[type(made) if made is not None else None]
+    if errno in _DENIED and made is not None:
+        privilege = _PRIVILEGES[type(made)]
         advice = f"grant the privilege {privilege} on the database to this account, then migrate again"
     else:
         advice = "remove the cause, then migrate again to complete it"

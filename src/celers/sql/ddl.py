@@ -13,7 +13,7 @@ from typing import TypeAlias
 from celers.errors import ValidationError
 from celers.sql.splitter import Kind, Token, tokens
 
-__all__ = ["Index", "Procedure", "SchemaObject", "Table", "View", "describe"]
+__all__ = ["DropProcedure", "Index", "Procedure", "SchemaObject", "Table", "View", "describe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,14 @@ class Procedure:
     name: str
 
 
-SchemaObject: TypeAlias = Table | Index | View | Procedure
+@dataclass(frozen=True, slots=True)
+class DropProcedure:
+    """``DROP PROCEDURE IF EXISTS``."""
+
+    name: str
+
+
+SchemaObject: TypeAlias = Table | Index | View | Procedure | DropProcedure
 
 _CONSTRAINTS = frozenset(
     {"PRIMARY", "UNIQUE", "KEY", "INDEX", "CONSTRAINT", "CHECK", "FULLTEXT", "SPATIAL", "FOREIGN"}
@@ -56,7 +63,7 @@ _CONSTRAINTS = frozenset(
 
 
 def describe(statement: str) -> SchemaObject | None:
-    """Tell what a statement creates; None for statements that create nothing.
+    """Tell what a statement creates (or drops, to create it anew); None for other statements.
 
     Raises
     ------
@@ -65,6 +72,8 @@ def describe(statement: str) -> SchemaObject | None:
     """
     parts = [token for token in tokens(statement) if token.kind not in (Kind.SPACE, Kind.COMMENT)]
     words = [_word(token) for token in parts]
+    if words[:4] == ["DROP", "PROCEDURE", "IF", "EXISTS"]:
+        return DropProcedure(_name(parts[4]))
     if not words or words[0] != "CREATE":
         return None
     for position, word in enumerate(words):
