@@ -10,8 +10,8 @@ Layout (RFC 9562 section 5.7, monotonic by method 1 of section 6.2, as CPython 3
     32 bits  random
 
 The counter starts at a random value below half its range whenever the millisecond advances and is incremented
-for each id within one. A clock that goes back does not take the ids back: they stay at the last millisecond and
-count on.
+for each id within one. A clock that goes back does not take the ids back: they stay at the last millisecond
+and count on.
 """
 
 from __future__ import annotations

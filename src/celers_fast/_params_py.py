@@ -1,14 +1,14 @@
 """SQL literals and multi-row statements in Python; `_params_c` gives equal bytes faster.
 
-The broker sends its values as literals inside the statement text, because a packet of several statements cannot
-carry bound parameters. Everything here is therefore written so that no value, whatever its bytes, can end its own
-literal:
+The broker sends its values as literals inside the statement text, because a packet of several statements
+cannot carry bound parameters. Everything here is therefore written so that no value, whatever its bytes, can
+end its own literal:
 
 - numbers are digits;
 - text is quoted only when it is printable ASCII without quote and backslash, so neither the SQL mode nor the
   connection's character set changes its meaning; any other text is ``_utf8mb4 X'..'``;
-- binary values are ``X'..'``, or, when asked for because hex doubles the size, ``_binary'..'`` with quotes doubled
-  and (unless NO_BACKSLASH_ESCAPES is set) backslashes doubled.
+- binary values are ``X'..'``, or, when asked for because hex doubles the size, ``_binary'..'`` with quotes
+  doubled and (unless NO_BACKSLASH_ESCAPES is set) backslashes doubled.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def nan_value() -> ValidationError:
 
 
 def _sorted(values: Iterable[float]) -> list[float]:
-    if isinstance(values, str | bytes | bytearray):
+    if isinstance(values, str | bytes | bytearray) or getattr(values, "ndim", 1) != 1:
         raise bad_values(values)
     try:
         ordered = array("d", values).tolist()

@@ -1,7 +1,8 @@
 """Decoding of claimed rows in Python; `_rows_c` gives equal objects faster.
 
-Rows come from the driver as tuples of bytes and None, without its converters (about 1 us per value). The messages
-are made without the constructors of their classes: what comes from the table was checked on its way in.
+Rows come from the driver as tuples of bytes and None, without its converters (about 1 us per value). The
+messages are made without the constructors of their classes: what comes from the table was checked on its way
+in.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from celers.errors import DeserializationError, ValidationError
+from celers.errors import DeserializationError, PayloadTooLargeError, ValidationError
 from celers_fast.compression import decompress_payload
 
 if TYPE_CHECKING:
@@ -207,19 +208,27 @@ def parse_receipt(text: object) -> tuple[int, int, int] | None:
 
 def _present(row: Row, index: int) -> bytes:
     value = row[index]
-    if value is None:
-        raise bad_value(CLAIM_COLUMNS[index], "it is NULL")
+    if type(value) is not bytes:
+        raise bad_value(CLAIM_COLUMNS[index], "it is NULL" if value is None else "it is not bytes")
     return value
 
 
 def _integer(row: Row, index: int) -> int:
     text = _present(row, index)
-    if not _number_text(text):
-        raise bad_value(CLAIM_COLUMNS[index], "it is not an integer")
-    value = int(text)
-    if not -(2**63) <= value < 2**64:
-        raise bad_value(CLAIM_COLUMNS[index], "it is not an integer")
-    return value
+    if _number_text(text):
+        value = int(text)
+        if -(2**63) <= value < 2**63:
+            return value
+    raise bad_value(CLAIM_COLUMNS[index], "it is not an integer of 64 bits")
+
+
+def _seq(row: Row) -> int:
+    text = _present(row, 0)
+    if _number_text(text):
+        value = int(text)
+        if 0 <= value < 2**64:
+            return value
+    raise bad_value("seq", "it is not an unsigned integer of 64 bits")
 
 
 def _text(row: Row, index: int) -> str:
@@ -304,22 +313,17 @@ def decode_claims(
     for row in rows:
         if not isinstance(row, tuple | list) or len(row) != len(CLAIM_COLUMNS):
             raise bad_width(row)
-        seq = _integer(row, 0)
-        if seq < 0:
-            raise bad_value("seq", "it is negative")
+        seq = _seq(row)
         try:
             message = _decode(row, seq, consumer_no, *makers)
         except failure as error:
             bad.append((seq, str(error)))
-        except PAYLOAD_ERRORS as error:
+        except PayloadTooLargeError as error:
             bad.append((seq, f"column payload: {error}"))
         else:
             keyed.append((-message.task.metadata.priority, seq, message))
     keyed.sort(key=_order)
     return [message for _, _, message in keyed], bad
-
-
-PAYLOAD_ERRORS = (ValidationError,)  # a payload above the limit once decompressed
 
 
 def _order(keyed: tuple[int, int, object]) -> tuple[int, int]:
@@ -351,7 +355,7 @@ def _decode(
     group_id = None if row[12] is None else _text(row, 12)
     chord_id = None if row[13] is None else _uuid(row, 13)
     parent_task_id = None if row[14] is None else _uuid(row, 14)
-    extra = {} if row[15] is None else load_extra(row[15])
+    extra = {} if row[15] is None else load_extra(_present(row, 15))
     isolated = _integer(row, 16) != 0
     metadata = make_metadata(
         task_id,

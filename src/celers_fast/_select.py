@@ -1,8 +1,8 @@
 """Decide once, at import, which implementation of the hot functions is used.
 
 ``CELERS_IMPL=c`` or ``CELERS_IMPL=python`` forces one and raises when it cannot be had. Unset: the compiled
-modules when they were built, the Python twins otherwise. Compiled modules that are there but do not load are an
-error even then: falling back in silence would be a loss of speed that nobody sees.
+modules when they were built, the Python twins otherwise. Compiled modules that are there but do not load are
+an error even then: falling back in silence would be a loss of speed that nobody sees.
 """
 
 from __future__ import annotations

@@ -1,0 +1,2 @@
+from celers_fast._backoff_py import delay as delay
+from celers_fast._backoff_py import delays as delays

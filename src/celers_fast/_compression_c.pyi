@@ -1,0 +1,3 @@
+from celers_fast._compression_py import compress_payload as compress_payload
+from celers_fast._compression_py import compress_payloads as compress_payloads
+from celers_fast._compression_py import decompress_payload as decompress_payload
