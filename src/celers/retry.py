@@ -206,10 +206,13 @@ class ExponentialWithJitter(RetryStrategy):
         """Return the wait with its jitter."""
         attempt = validate.integer(attempt, "attempt", 0)
         u = random.random() if rng is None else rng.random()  # noqa: S311 - no secret depends on it
+        u = min(u, _BELOW_ONE)
         return backoff.delay(_JITTER, attempt, self.base_delay_secs, self.multiplier, self.max_delay_secs, u)
 
 
 _LARGEST: Final = math.nextafter(math.inf, 0)
+# With the very largest random numbers 1 - 0.25 u would be rounded to 0.75, which is outside of the interval.
+_BELOW_ONE: Final = 1.0 - 2.0**-50
 _FORMS: Final[dict[str, type[Fixed | Linear | Exponential | ExponentialWithJitter]]] = {
     form.type_name: form for form in (Fixed, Linear, Exponential, ExponentialWithJitter)
 }
