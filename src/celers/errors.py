@@ -256,14 +256,9 @@ class GroupNotFoundError(TaskNotFoundError):
     """
 
     def __init__(
-        self,
-        message: str = "",
-        *,
-        group_id: str | None = None,
-        task_id: UUID | None = None,
-        retryable: bool | None = None,
+        self, message: str = "", *, group_id: str | None = None, retryable: bool | None = None
     ) -> None:
-        super().__init__(message, task_id=task_id, retryable=retryable)
+        super().__init__(message, retryable=retryable)
         self.group_id = group_id
 
 
@@ -277,14 +272,9 @@ class WorkflowNotFoundError(TaskNotFoundError):
     """
 
     def __init__(
-        self,
-        message: str = "",
-        *,
-        workflow_id: UUID | None = None,
-        task_id: UUID | None = None,
-        retryable: bool | None = None,
+        self, message: str = "", *, workflow_id: UUID | None = None, retryable: bool | None = None
     ) -> None:
-        super().__init__(message, task_id=task_id, retryable=retryable)
+        super().__init__(message, retryable=retryable)
         self.workflow_id = workflow_id
 
 
@@ -298,14 +288,9 @@ class WorkerNotFoundError(TaskNotFoundError):
     """
 
     def __init__(
-        self,
-        message: str = "",
-        *,
-        worker_id: str | None = None,
-        task_id: UUID | None = None,
-        retryable: bool | None = None,
+        self, message: str = "", *, worker_id: str | None = None, retryable: bool | None = None
     ) -> None:
-        super().__init__(message, task_id=task_id, retryable=retryable)
+        super().__init__(message, retryable=retryable)
         self.worker_id = worker_id
 
 
@@ -335,14 +320,9 @@ class DuplicateGroupError(DuplicateTaskError):
     """
 
     def __init__(
-        self,
-        message: str = "",
-        *,
-        group_id: str | None = None,
-        task_id: UUID | None = None,
-        retryable: bool | None = None,
+        self, message: str = "", *, group_id: str | None = None, retryable: bool | None = None
     ) -> None:
-        super().__init__(message, task_id=task_id, retryable=retryable)
+        super().__init__(message, retryable=retryable)
         self.group_id = group_id
 
 
