@@ -2,7 +2,7 @@
 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_AsLong, PyLong_Check
-from libc.math cimport INFINITY, floor, isfinite, pow
+from libc.math cimport INFINITY, floor, isfinite, nextafter, pow
 
 from celers_fast._backoff_py import bad_attempt, bad_kind, bad_lengths, number
 
@@ -57,7 +57,10 @@ cdef inline double _delay(
         value = max_delay
     if kind == 2:
         return floor(value) + 0.0
-    return value * (1.0 - 0.25 * u)
+    cdef double jittered = value * (1.0 - 0.25 * u)
+    if jittered <= 0.75 * value:  # rounding reached the end that is excluded
+        return nextafter(0.75 * value, value)
+    return jittered
 
 
 def delay(kind, attempt, base, multiplier, max_delay, u):

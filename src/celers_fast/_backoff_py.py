@@ -102,7 +102,10 @@ def _delay(kind: int, attempt: int, base: float, multiplier: float, max_delay: f
     bounded = min(max_delay, grown)
     if kind == EXPONENTIAL:
         return float(math.floor(bounded)) if math.isfinite(bounded) else bounded
-    return bounded * (1.0 - 0.25 * u)
+    jittered = bounded * (1.0 - 0.25 * u)
+    if jittered <= 0.75 * bounded:  # rounding reached the end that is excluded
+        return math.nextafter(0.75 * bounded, bounded)
+    return jittered
 
 
 def delays(
