@@ -1,7 +1,7 @@
-"""A private database server in a directory: started on demand, reached through a unix socket, by its owner only.
+"""A private database server in a directory: started on demand, for its owner, on a unix socket only.
 
-The server stands under a small supervisor process (`celers.embedded.supervisor`) in a session of its own, so it
-outlives whoever started it. It ends on `EmbeddedServer.stop` or after a time without connections.
+The server stands under a small supervisor process (`celers.embedded.supervisor`) in a session of its own,
+so it outlives whoever started it. It ends on `EmbeddedServer.stop` or after a time without connections.
 
 Importing this package costs nothing: the parts are loaded when they are used, and need a POSIX system.
 """
@@ -41,7 +41,7 @@ def ensure(options: ConnectOptions) -> ConnectOptions:
     Returns
     -------
     ConnectOptions
-        Options for a plain connection to the server's socket; `options` itself when it names no embedded server.
+        Options for a plain connection to the server's socket; `options` itself when it names another server.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def ensure(options: ConnectOptions) -> ConnectOptions:
     if options.embedded_dir is None:
         return options
     if os.name != "posix":
-        raise ConfigurationError("the embedded server needs Linux, macOS or another POSIX system; give a mysql:// URL")
+        raise ConfigurationError("the embedded server needs a POSIX system such as Linux or macOS")
     from celers.embedded.server import connect_options
 
     return connect_options(options)

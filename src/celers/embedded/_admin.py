@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from MySQLdb import Error, _mysql
-
-AdminError = Error
-"""What a method raises when the server cannot be reached or refuses."""
+from celers.db.driver import Connection, DriverError, connect
+from celers.db.url import ConnectOptions
+from celers.errors import BrokerError
 
 
 class Admin:
     """A connection as root through the socket; connects on first use and again after it was lost.
+
+    Methods raise BrokerError when the server cannot be reached or refuses.
 
     Parameters
     ----------
@@ -20,23 +21,19 @@ class Admin:
     """
 
     def __init__(self, socket: Path) -> None:
-        self._socket = str(socket)
-        self._connection: _mysql.connection | None = None
+        self._options = ConnectOptions(user="root", unix_socket=str(socket), connect_timeout=5)
+        self._connection: Connection | None = None
 
     def query(self, text: str) -> list[tuple[str, ...]]:
         """Run one statement and return its rows as text."""
         if self._connection is None:
-            self._connection = _mysql.connect(
-                unix_socket=self._socket, user="root", password="", connect_timeout=5, read_timeout=10, charset="utf8mb4"
-            )
+            self._connection = connect(self._options, read_timeout=10)
         try:
-            self._connection.query(text.encode())
-            result = self._connection.store_result()
-            rows = [] if result is None else result.fetch_row(maxrows=0)
-        except Error:
+            (result,) = self._connection.run(text.encode(), 1)
+        except DriverError as error:
             self.close()
-            raise
-        return [tuple("" if value is None else value.decode() for value in row) for row in rows]
+            raise BrokerError(error.message, errno=error.errno) from error
+        return [tuple("" if value is None else value.decode() for value in row) for row in result.rows]
 
     def activity(self) -> tuple[int, int]:
         """Count connections.
@@ -62,7 +59,5 @@ class Admin:
     def close(self) -> None:
         """Close the connection when there is one."""
         if self._connection is not None:
-            try:
-                self._connection.close()
-            finally:
-                self._connection = None
+            self._connection.close()
+            self._connection = None

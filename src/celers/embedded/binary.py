@@ -58,8 +58,8 @@ class ServerBinary:
     version
         The three numbers of its version.
     defaults_chosen
-        True when the program is a script that already decides about option files; the switch that ignores them
-        must then not be given again.
+        True when the program is a script that already decides about option files; the switch that ignores
+        them must then not be given again.
     """
 
     path: Path
@@ -94,15 +94,15 @@ def parse_version(text: str) -> tuple[Flavour, tuple[int, int, int]] | None:
     match = re.search(r"\bVer\s+(\d+)\.(\d+)\.(\d+)", text)
     if match is None:
         return None
-    flavour: Flavour = "mariadb" if "mariadb" in text.lower() else "mysql"
+    flavour: Flavour = "mariadb" if "mariadb" in text[match.start() :].lower() else "mysql"
     return flavour, (int(match[1]), int(match[2]), int(match[3]))
 
 
 def find_server() -> ServerBinary:
     """Find the server program to start.
 
-    The program or command named in the environment variable `CELERS_MYSQLD` is taken when it is set. Otherwise
-    `mariadbd`, then `mysqld`, is looked for on the PATH and where packages put them.
+    The program or command named in the environment variable `CELERS_MYSQLD` is taken when it is set.
+    Otherwise `mariadbd`, then `mysqld`, is looked for on the PATH and where packages put them.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def find_server() -> ServerBinary:
     if chosen:
         found = _which(chosen)
         if found is None:
-            raise ConfigurationError(f"CELERS_MYSQLD names {chosen!r}, which is not a program on this machine")
+            raise ConfigurationError(f"CELERS_MYSQLD names {chosen!r}, which is no program on this machine")
         binary = _inspect(found)
         if binary is None:
             raise ConfigurationError(
@@ -150,8 +150,14 @@ def _candidates() -> Iterator[Path]:
 def _inspect(path: Path) -> ServerBinary | None:
     """Ask the program for its version; None when it does not run or is something else."""
     try:
-        answer = subprocess.run(
-            [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=30
+        answer = subprocess.run(  # noqa: S603 - a program that the user installed or named
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -162,7 +168,7 @@ def _inspect(path: Path) -> ServerBinary | None:
 
 
 def _chooses_defaults(path: Path) -> bool:
-    """True for a script that gives the server a switch about option files, which it takes only once and first."""
+    """True for a script that gives the server a switch about option files, which it takes only once."""
     try:
         with path.open("rb") as file:
             head = file.read(65536)

@@ -1,7 +1,7 @@
 """Talk between a client and the supervisor: one JSON line each way over a unix socket.
 
-Who answers at the control socket is the supervisor, so no process number from a file has to be trusted: after a
-crash or a power cut the number may belong to anybody.
+Who answers at the control socket is the supervisor, so no process number from a file has to be trusted:
+after a crash or a power cut the number may belong to anybody.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LIMIT = 65536
 
 
 def listen(path: Path) -> socket.socket:
-    """Open the control socket; whoever calls holds the lock, so a file that is there already is a leftover."""
+    """Open the control socket; the caller holds the lock, so a file that is there already is a leftover."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))

@@ -95,8 +95,8 @@ def check_data(data: Path, binary: ServerBinary) -> None:
     if before != now:
         raise ConfigurationError(
             f"{data} was made by {before}, but the server on this machine is {now} ({binary.path}). "
-            "Name the old program in CELERS_MYSQLD, or choose another directory, or dump the data with the old "
-            "server and load it into a new directory"
+            "Name the old program in CELERS_MYSQLD, or choose another directory, or dump the data with the "
+            "old server and load it into a new directory"
         )
 
 
@@ -129,8 +129,8 @@ def initialise(directory: Path, binary: ServerBinary, *, lock_fd: int, log: Path
                 _run_installer(binary, fresh, lock_fd, messages.fileno())
                 _finish(directory, fresh, binary)
                 return
-            command = [*binary.command, "--bootstrap", f"--datadir={fresh}", "--skip-log-bin", "--log-warnings=0"]
-            command += ["--enforce-storage-engine=", "--max-allowed-packet=8M", *_as_root()]
+            command = [*binary.command, "--bootstrap", f"--datadir={fresh}", "--skip-log-bin"]
+            command += ["--log-warnings=0", "--enforce-storage-engine=", *_as_root()]
             script = _bootstrap_script(share)
         _run(command, script, lock_fd, messages.fileno(), log)
     _finish(directory, fresh, binary)
@@ -154,8 +154,15 @@ def _finish(directory: Path, fresh: Path, binary: ServerBinary) -> None:
 
 def _run(command: list[str], script: bytes, lock_fd: int, output: int, log: Path) -> None:
     try:
-        done = subprocess.run(
-            command, input=script, stdout=output, stderr=output, pass_fds=(lock_fd,), timeout=_TIMEOUT, cwd="/"
+        done = subprocess.run(  # noqa: S603 - our own command
+            command,
+            input=script,
+            stdout=output,
+            stderr=output,
+            pass_fds=(lock_fd,),
+            cwd="/",
+            timeout=_TIMEOUT,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BrokerConnectionError(f"the data directory could not be made: {error}") from error
@@ -196,32 +203,43 @@ def _bootstrap_script(share: Path) -> bytes:
     parts = [b"CREATE DATABASE IF NOT EXISTS mysql;\nUSE mysql;\nSET @auth_root_socket=NULL;\n"]
     for file in files:
         # Lines about the machine's own name are for accounts that come over TCP, which does not exist here.
-        parts += [line for line in file.read_bytes().splitlines(keepends=True) if b"@current_hostname" not in line]
+        lines = file.read_bytes().splitlines(keepends=True)
+        parts += [line for line in lines if b"@current_hostname" not in line]
         parts.append(b"\n")
+    parts.append(b"DELETE FROM mysql.global_priv WHERE Host <> 'localhost';\n")
     return b"".join(parts)
 
 
 def _run_installer(binary: ServerBinary, fresh: Path, lock_fd: int, output: int) -> None:
     """Use the server's shell script when its files are not where they are expected."""
-    search = os.pathsep.join([*(str(root / part) for root in _roots(binary) for part in ("bin", "scripts")), os.defpath])
-    installer = shutil.which("mariadb-install-db", path=search) or shutil.which("mysql_install_db", path=search)
+    places = [str(root / part) for root in _roots(binary) for part in ("bin", "scripts")]
+    search = os.pathsep.join([*places, os.defpath])
+    names = ("mariadb-install-db", "mysql_install_db")
+    installer = next(filter(None, (shutil.which(name, path=search) for name in names)), None)
     if installer is None:
         raise ConfigurationError(
             f"{binary.path} comes without its system tables (mariadb_system_tables.sql) and without "
             "mariadb-install-db; install the whole server package (Debian, Ubuntu, Fedora: mariadb-server)"
         )
-    command = [installer, "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", "--force"]
-    # The script cannot take a path with a space, and runs with the data directory as its own.
-    command += ["--datadir=.", *_as_root()]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(lock_fd,), cwd=fresh, timeout=_TIMEOUT
+    command = [installer, "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]
+    # The script cannot take a path with a space, so it runs inside the data directory.
+    command += ["--force", "--datadir=.", *_as_root()]
+    done = subprocess.run(  # noqa: S603 - our own command
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=(lock_fd,),
+        cwd=fresh,
+        timeout=_TIMEOUT,
+        check=False,
     )
     if done.returncode != 0:
         raise BrokerConnectionError(f"{installer} ended with status {done.returncode}")
 
 
 def explain_log(log: Path) -> str:
-    """The last error lines of a server's log, with a hint when the system's confinement is the likely reason."""
+    """The last error lines of a log, with a hint when the confinement of programs is the likely reason."""
     try:
         lines = log.read_text("utf-8", errors="replace").splitlines()[-200:]
     except OSError:
@@ -230,7 +248,7 @@ def explain_log(log: Path) -> str:
     text = " | ".join(errors[-4:]) or " | ".join(lines[-4:]) or "the log is empty"
     if "ermission denied" in text or "rrcode: 13" in text:
         text += (
-            " (when the permissions are right, AppArmor or SELinux may confine this program to /var/lib/mysql: "
-            "install mariadb-server, or set CELERS_MYSQLD to a program that is not confined)"
+            " (when the permissions are right, AppArmor or SELinux may confine this program to "
+            "/var/lib/mysql: install mariadb-server, or set CELERS_MYSQLD to a program that is not confined)"
         )
     return f"{text} (log: {log})"

@@ -5,7 +5,7 @@ In the server's directory (mode 0700)::
     data/             the server's data directory; appears complete or not at all
     data.new/         an initialisation under way, or one that was cut off
     supervisor.lock   held by the supervisor while it lives
-    server.lock       held by the server process too: tells whether one still runs when its supervisor has died
+    server.lock       held by the server process: tells whether it still runs when its supervisor has died
     state.json        where the sockets are; a hint that is worth nothing until somebody answers there
     server.log  supervisor.log
 
@@ -34,7 +34,7 @@ _TEMPORARY = "/tmp"  # noqa: S108 - a directory of our own below it, whose owner
 
 
 def default_directory() -> Path:
-    """The directory of the server that is used when no URL is given: `celers/server` in the XDG data directory."""
+    """Where the server is that is used when no URL is given: `celers/server` in the XDG data directory."""
     base = os.environ.get("XDG_DATA_HOME", "")
     if not base.startswith("/"):
         home = os.environ.get("HOME", "")
@@ -66,12 +66,13 @@ def prepare_directory(directory: Path) -> Path:
             )
         if not _ours(real):
             raise ConfigurationError(
-                f"{real} has other things in it; an embedded server needs a directory of its own, empty or new"
+                f"{real} has other things in it; an embedded server needs an empty or a new directory"
             )
         if stat.S_IMODE(status.st_mode) & 0o077:
             real.chmod(0o700)
     except OSError as error:
-        raise ConfigurationError(f"cannot use {directory} for an embedded server: {error.strerror}") from error
+        reason = error.strerror or error
+        raise ConfigurationError(f"cannot use {directory} for an embedded server: {reason}") from error
     return real
 
 
@@ -89,14 +90,15 @@ def runtime_directory(directory: Path) -> Path:
         When neither the directory for temporary files nor `XDG_RUNTIME_DIR` can hold it.
     """
     status = directory.stat()
-    name = hashlib.sha256(f"{status.st_dev}:{status.st_ino}:{directory}".encode(errors="surrogateescape")).hexdigest()
+    identity = f"{status.st_dev}:{status.st_ino}:{directory}".encode(errors="surrogateescape")
+    name = hashlib.sha256(identity).hexdigest()[:16]
     bases = [Path(_TEMPORARY, f"celers-{os.geteuid()}")]
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/"):
         bases.append(Path(runtime, "celers"))
     reasons = []
     for base in bases:
-        path = base / name[:16]
+        path = base / name
         if len(os.fsencode(path / CONTROL_NAME)) > _SOCKET_LIMIT:
             reasons.append(f"{base} is too long for a socket")
             continue
@@ -111,7 +113,7 @@ def runtime_directory(directory: Path) -> Path:
 
 
 def _private(path: Path) -> None:
-    """Make a directory that only its owner can enter; OSError when the path is somebody else's or no directory."""
+    """Make a directory that only its owner can enter; OSError when something else is there."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     status = path.lstat()  # not stat: a symbolic link could lead anywhere

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urlencode
 
 import celers
 from celers.db.url import ConnectOptions
@@ -69,8 +68,8 @@ class ServerStatus:
 class EmbeddedServer:
     """A private database server in a directory.
 
-    Nothing happens when the object is made. Any number of objects and processes may name the same directory; there
-    is one server for all of them, and the settings of the one who starts it hold until it ends.
+    Nothing happens when the object is made. Any number of objects and processes may name the same directory;
+    there is one server for all of them, and the settings of the one who starts it hold until it ends.
 
     Parameters
     ----------
@@ -92,7 +91,7 @@ class EmbeddedServer:
         database: str = DEFAULT_DATABASE,
         options: Sequence[str] = (),
     ) -> None:
-        self.directory = Path(os.path.abspath(directory)) if directory is not None else default_directory()
+        self.directory = default_directory() if directory is None else Path(directory).absolute()
         self.idle_secs = idle_secs
         self.database = database
         self.options = tuple(options)
@@ -100,11 +99,11 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """The URL that starts this server on demand."""
-        query = {"database": self.database, "idle": f"{self.idle_secs:g}"}
-        defaults = {"database": DEFAULT_DATABASE, "idle": f"{DEFAULT_IDLE_SECS:g}"}
-        chosen = urlencode({key: value for key, value in query.items() if value != defaults[key]})
-        path = quote(os.fsencode(self.directory))
-        return f"mysql+embedded://{path}{'?' if chosen else ''}{chosen}"
+        return ConnectOptions(
+            embedded_dir=str(self.directory),
+            embedded_idle_secs=self.idle_secs or DEFAULT_IDLE_SECS,
+            database=self.database,
+        ).to_url()
 
     def ensure_started(self) -> str:
         """Start the server unless it runs, and make the database unless it exists.
@@ -142,8 +141,8 @@ class EmbeddedServer:
                         )
                     time.sleep(0.02)
         if not answer.get("ok"):
-            text = str(answer.get("error"))
-            raise ConfigurationError(text) if answer.get("kind") == "configuration" else BrokerConnectionError(text)
+            kind = ConfigurationError if answer.get("kind") == "configuration" else BrokerConnectionError
+            raise kind(str(answer.get("error")))
         return str(answer["socket"])
 
     def status(self) -> ServerStatus:
@@ -151,8 +150,12 @@ class EmbeddedServer:
         answer = self._ask({"command": "status"}, 30.0)
         if answer is None:
             return ServerStatus(str(self.directory), running=False)
-        fields = {field.name: answer.get(field.name) for field in dataclasses.fields(ServerStatus)}
-        return ServerStatus(**{**fields, "directory": str(self.directory), "running": True})
+        known: dict[str, Any] = {
+            field.name: answer[field.name]
+            for field in dataclasses.fields(ServerStatus)
+            if field.name in answer
+        }
+        return ServerStatus(str(self.directory), running=True, **known)
 
     def stop(self, timeout: float = 90.0) -> bool:
         """End the server cleanly and wait until it has ended.
@@ -182,7 +185,9 @@ class EmbeddedServer:
             if self._at_rest(max(0.0, min(1.0, deadline - time.monotonic()))):
                 return stopped
             if time.monotonic() >= deadline:
-                raise BrokerConnectionError(f"the embedded server in {self.directory} did not end within {timeout:g} s")
+                raise BrokerConnectionError(
+                    f"the embedded server in {self.directory} did not end within {timeout:g} s"
+                )
             if answer is None and self._without_supervisor():
                 self.ensure_started()  # a new supervisor takes over what the dead one left, and can end it
 
@@ -194,8 +199,8 @@ class EmbeddedServer:
             return control.ask(str(state.get("control")), request, timeout)
         except TimeoutError:
             raise BrokerConnectionError(
-                f"the supervisor of the embedded server in {self.directory} (process {state.get('supervisor_pid')}) "
-                "does not answer"
+                f"the supervisor of the embedded server in {self.directory} "
+                f"(process {state.get('supervisor_pid')}) does not answer"
             ) from None
 
     def _free(self, name: str, timeout: float = 0.0) -> bool:
@@ -231,7 +236,7 @@ class EmbeddedServer:
         log = directory / "supervisor.log"
         try:
             with log.open("wb") as messages:
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: S603 - our own command
                     [sys.executable, "-P", "-m", "celers.embedded.supervisor", json.dumps(config)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -253,8 +258,8 @@ class EmbeddedServer:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            text = log.read_text("utf-8", errors="replace").strip()[-2000:] if log.exists() else ""
-            raise BrokerConnectionError(f"the embedded server's supervisor ended early: {text or 'it said nothing'}")
+            text = log.read_text("utf-8", errors="replace").strip()[-2000:] or "it said nothing"
+            raise BrokerConnectionError(f"the embedded server's supervisor ended early: {text}")
         return answer
 
 
@@ -282,8 +287,8 @@ def connect_options(options: ConnectOptions) -> ConnectOptions:
     """Start the server that `options` names and return the options of a plain connection to it."""
     assert options.embedded_dir is not None
     server = EmbeddedServer(
-        options.embedded_dir or None,
-        idle_secs=DEFAULT_IDLE_SECS if options.embedded_idle_secs is None else options.embedded_idle_secs,
+        options.embedded_dir,
+        idle_secs=options.embedded_idle_secs,
         database=options.database or DEFAULT_DATABASE,
     )
     socket = server.ensure_started()

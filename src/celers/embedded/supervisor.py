@@ -1,8 +1,9 @@
 """The process that owns an embedded server: starts it, watches it, ends it when nobody needs it.
 
-Started by `celers.embedded.server` as `python -m celers.embedded.supervisor CONFIG` with the supervisor's lock
-already held through an inherited descriptor. It leaves its starter at once, so that no end of the starter reaches
-it. It never restarts a server that died: it ends, and the next client that needs the server starts both anew.
+Started by `celers.embedded.server` as `python -m celers.embedded.supervisor CONFIG` with the supervisor's
+lock already held through an inherited descriptor. It leaves its starter at once, so that no end of the
+starter reaches it. It never restarts a server that died: it ends, and the next client that needs the server
+starts both anew.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from celers.embedded import control
-from celers.embedded._admin import Admin, AdminError
+from celers.embedded._admin import Admin
 from celers.embedded.binary import ServerBinary
 from celers.embedded.install import check_data, explain_log, initialise, server_arguments
 from celers.embedded.paths import CONTROL_NAME, SOCKET_NAME, Lock, read_json, runtime_directory, write_json
-from celers.errors import BrokerConnectionError, CelersError, ConfigurationError
+from celers.errors import BrokerConnectionError, BrokerError, CelersError, ConfigurationError
 
 logger = logging.getLogger("celers.embedded")
 
@@ -73,7 +74,7 @@ class Supervisor:
         self.log = directory / "server.log"
         self.admin = Admin(self.socket)
         self.process: subprocess.Popen[bytes] | None = None
-        self.taken_over = False  # the server was left by another supervisor and is not a child of this process
+        self.taken_over = False  # the server was left by another supervisor and is no child of this process
         self.server_pid: int | None = (read_json(self.state) or {}).get("server_pid")
         self.started_at = time.time()
         self.last_active = time.monotonic()
@@ -108,7 +109,7 @@ class Supervisor:
         """Start the server, or take over the one that a dead supervisor left, and wait until it answers."""
         deadline = time.monotonic() + _START_TIMEOUT
         while not self.server_lock.acquire():
-            # A server lives without its supervisor. It is used on: its clients must not lose their connections.
+            # A server lives without its supervisor. It is kept: its clients must not lose their connections.
             if self._answers():
                 self.taken_over = True
                 logger.warning("took over the server that runs already in %s", self.directory)
@@ -121,7 +122,7 @@ class Supervisor:
                 status = self.process.poll()
                 if status is not None:
                     raise BrokerConnectionError(
-                        f"{self.binary.label} ended at its start with status {status}: {explain_log(self.log)}"
+                        f"{self.binary.label} ended at its start, status {status}: {explain_log(self.log)}"
                     )
                 self._give_up_after(deadline, "the server does not answer")
         self.last_active = time.monotonic()
@@ -136,7 +137,7 @@ class Supervisor:
     def _answers(self) -> bool:
         try:
             self.admin.query("SELECT 1")
-        except AdminError:
+        except BrokerError:
             return False
         return True
 
@@ -151,8 +152,8 @@ class Supervisor:
             check_data(data, self.binary)
         if self.stopping:
             raise _Stopped
-        # Left by a crash. The process number in a socket's lock file may be anybody's by now, and the server would
-        # refuse to start because of it; that nobody of ours runs is known from the lock.
+        # Left by a crash. The process number in a socket's lock file may be anybody's by now, and the server
+        # would refuse to start because of it; that nobody of ours runs is known from the lock.
         for leftover in (SOCKET_NAME, f"{SOCKET_NAME}.lock", "server.pid"):
             (self.runtime / leftover).unlink(missing_ok=True)
         arguments = server_arguments(
@@ -165,7 +166,7 @@ class Supervisor:
             root=os.geteuid() == 0,
         )
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - our own command
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -183,7 +184,7 @@ class Supervisor:
 
     def watch(self) -> str:
         """Serve requests until there is a reason to end; the reason is returned."""
-        interval = _LONGEST_LOOK if self.idle_secs <= 0 else min(max(self.idle_secs / 10, 0.05), _LONGEST_LOOK)
+        interval = min(max(self.idle_secs / 10, 0.05), _LONGEST_LOOK) if self.idle_secs > 0 else _LONGEST_LOOK
         next_look = 0.0
         with selectors.DefaultSelector() as selector:
             selector.register(self.listener, selectors.EVENT_READ)
@@ -209,23 +210,29 @@ class Supervisor:
     def _server_died(self) -> bool:
         if not self.taken_over:
             return self.process is None or self.process.poll() is not None
-        if not self.server_lock.acquire():
-            return False
-        self.server_lock.close()
-        return True
+        return self._lock_is_free()
+
+    def _lock_is_free(self, timeout: float = 0.0) -> bool:
+        try:
+            free = self.server_lock.acquire(timeout)
+        except OSError:  # the directory was removed
+            return not self._answers()
+        if free:
+            self.server_lock.close()
+        return free
 
     def _look(self) -> str | None:
         """Check what cannot be waited for: removed files, clients, idle time."""
-        if self._server_died():
-            return "the server ended by itself"
         if not self.lock.in_place():
             return "the directory was removed"
+        if self._server_died():
+            return "the server ended by itself"
         if not self.socket.exists() or not self.control.exists():
             return "the socket was removed: nobody could connect any more"
         now = time.monotonic()
         try:
             self.clients, connections = self.admin.activity()
-        except AdminError as error:
+        except BrokerError as error:
             logger.warning("cannot count connections: %s", error)
             self.connections_seen = -1
             self.last_active = now
@@ -256,7 +263,7 @@ class Supervisor:
             case "ensure":
                 return self._ensure(str(request.get("database")))
             case "status":
-                with contextlib.suppress(AdminError):
+                with contextlib.suppress(BrokerError):
                     self.clients, _ = self.admin.activity()
                 return self._status()
             case "stop":
@@ -270,7 +277,7 @@ class Supervisor:
         for last in (False, True):
             try:
                 self.admin.create_database(database)
-            except AdminError as error:
+            except BrokerError as error:
                 # The first time it may be this connection alone that was lost. Without an answer the client
                 # tries again, which is right for a server that has just died.
                 if self._dies_within(0.5):
@@ -310,12 +317,11 @@ class Supervisor:
     def stop(self) -> None:
         """End the server cleanly; by force when it takes too long, which costs nothing but a recovery."""
         if self.taken_over:
-            with contextlib.suppress(AdminError):
+            with contextlib.suppress(BrokerError):
                 self.admin.shutdown()
             self.admin.close()
-            if not self.server_lock.acquire(_STOP_TIMEOUT):
+            if not self._lock_is_free(_STOP_TIMEOUT):
                 logger.error("the server taken over (process %s) does not end", self.server_pid)
-            self.server_lock.close()
             return
         self.admin.close()
         if self.process is not None and self.process.poll() is None:
@@ -331,7 +337,7 @@ class Supervisor:
         """Remove what is worthless without a server, before the lock is given up."""
         names = [self.control, self.state]
         self.server_lock.close()
-        if self.server_lock.acquire():
+        if self._lock_is_free():
             names += [self.socket, self.runtime / f"{SOCKET_NAME}.lock", self.runtime / "server.pid"]
         for path in names:
             with contextlib.suppress(OSError):
@@ -387,7 +393,7 @@ def run(config: dict[str, Any], report: Callable[[control.Message], None]) -> in
     try:
         supervisor.start()
         supervisor.admin.create_database(config["database"])
-    except (CelersError, AdminError, OSError) as error:
+    except (CelersError, OSError) as error:
         logger.error("%s", error)
         failure = error if isinstance(error, CelersError) else BrokerConnectionError(str(error))
         report(_error_reply(failure))
