@@ -86,7 +86,7 @@ CREATE TABLE IF NOT EXISTS celers_consumers (
     queue_id     INT UNSIGNED NOT NULL,
     worker_no    INT UNSIGNED NOT NULL DEFAULT 0,       -- celers_workers.worker_no, 0 for none
     lease        MEDIUMTEXT   NOT NULL,                 -- JSON: lists of the seq it holds, [[3,4],[7]]; may hold more than is true
-    lease_secs   INT UNSIGNED NOT NULL,                 -- silent for longer than this: dead
+    lease_secs   INT UNSIGNED NOT NULL,                 -- silent for longer than this: dead; 0: holds counters only
     heartbeat_at DATETIME(6)  NOT NULL,
     started_at   DATETIME(6)  NOT NULL,
     completed    BIGINT       NOT NULL DEFAULT 0,       -- changes of the number of completed tasks by this consumer
@@ -248,7 +248,7 @@ SELECT q.queue_id,
         JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
         JOIN celers_tasks t ON t.seq = held.seq AND t.consumer_no = c.consumer_no AND t.state = 'processing'
         WHERE c.queue_id = q.queue_id) AS processing,
-       (SELECT COUNT(*) FROM celers_consumers c WHERE c.queue_id = q.queue_id) AS consumers,
+       (SELECT COUNT(*) FROM celers_consumers c WHERE c.queue_id = q.queue_id AND c.lease_secs > 0) AS consumers,
        COALESCE((SELECT t.completed FROM celers_queue_totals t WHERE t.queue_id = q.queue_id), 0)
          + COALESCE((SELECT SUM(c.completed) FROM celers_consumers c WHERE c.queue_id = q.queue_id), 0) AS completed,
        COALESCE((SELECT t.failed FROM celers_queue_totals t WHERE t.queue_id = q.queue_id), 0)
@@ -514,7 +514,8 @@ BEGIN
             WHERE queue_id = v_queue_id AND sort_rank = -CAST(v_dep_priority AS SIGNED) AND seq = v_dep_seq;
         UPDATE celers_tasks
             SET state = 'cancelled', completed_at = v_now,
-                error_message = CONCAT('cancelled because task ', LOWER(p_task_id), ' went to the dead letters')
+                error_message = CONCAT('cancelled because the task ', LOWER(p_task_id),
+                                       ', which it depends on, was moved to the dead letters')
             WHERE seq = v_dep_seq AND state = 'pending';
         IF ROW_COUNT() = 1 THEN
             SET v_cancelled = v_cancelled + 1;

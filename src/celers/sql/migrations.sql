@@ -10,7 +10,8 @@ SELECT GET_LOCK(:name, :secs);
 
 -- name: held
 -- Fails with 1690 when this connection does not hold the lock (any more), which stops its packet.
-SELECT 9223372036854775807 + IF(IS_USED_LOCK(:name) <=> CONNECTION_ID(), 0, 1);
+-- INTO makes it fail at once; a result set would be announced first and break off.
+SELECT 9223372036854775807 + IF(IS_USED_LOCK(:name) <=> CONNECTION_ID(), 0, 1) INTO @celers_held;
 
 -- name: unlock
 DO RELEASE_LOCK(:name);
