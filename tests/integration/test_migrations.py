@@ -96,7 +96,7 @@ def migrate_one_step_further(url: str, seen: set[bytes]) -> list[str]:
 
 @pytest.mark.spec("MIG-02", "TEST-04")
 def test_a_run_interrupted_after_any_statement_is_completed_by_the_next(fresh) -> None:
-    """Run `migrate` by hand; drop the connection after the first statement that no run has sent before."""
+    # So every partial state is met, and left by a run that begins at the first statement: it has no records.
     seen: set[bytes] = set()
     last: list[str] = []
     while not last:
