@@ -112,8 +112,7 @@ class Migrations(Component[M]):
         expected = [
             file
             for file in files
-            if file.role in (Role.BOOTSTRAP, Role.REQUIRED)
-            or (file.role is Role.OPTIONAL and file.version in recorded)
+            if file.role in (Role.BOOTSTRAP, Role.REQUIRED) or (file.role is Role.OPTIONAL and file.version in recorded)
         ]
         problems = [text for file in files if (text := _changed(file, recorded)) is not None]
         schema = yield from self._schema()
@@ -334,9 +333,7 @@ def _changed(file: MigrationFile, recorded: Mapping[str, MigrationInfo]) -> str 
     )
 
 
-def _failed(
-    file: MigrationFile, statement: Statement, made: SchemaObject | None, error: CelersError
-) -> MigrationError:
+def _failed(file: MigrationFile, statement: Statement, made: SchemaObject | None, error: CelersError) -> MigrationError:
     """Say which statement failed and what to do."""
     errno = getattr(error, "errno", None) or getattr(error.__cause__, "errno", None)
     if errno in _DENIED and made is not None:

@@ -1,0 +1,214 @@
+"""`AsyncMysqlBroker`: the broker for asyncio, with the same operations as coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import cached_property
+from typing import Self
+
+from celers import validate
+from celers.broker import (
+    LONGEST_POLL_SECS,
+    MAX_PAYLOAD_BYTES,
+    check_pool_config,
+    make_core,
+    poll_wait,
+    refuse_later_features,
+)
+from celers.components.consumer import Consumer
+from celers.components.consumers import Consumers
+from celers.components.dlq import DeadLetters
+from celers.components.maintenance import Maintenance
+from celers.components.migrations import Migrations
+from celers.components.producer import Producer
+from celers.components.queues import Queues
+from celers.components.results import Results
+from celers.components.tasks import Tasks
+from celers.components.workers import Workers
+from celers.core import Core
+from celers.db.aio import AsyncPool, AsyncRunner
+from celers.db.pool import ConnectionPool
+from celers.db.url import parse_url
+from celers.errors import BrokerError
+from celers.flat import FlatNames
+from celers.heartbeat import Heartbeat
+from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
+from celers.model.task import BrokerMessage
+from celers.operation import Async
+
+__all__ = ["AsyncMysqlBroker"]
+
+
+class AsyncMysqlBroker(FlatNames[Async]):
+    """A task queue in a MySQL or MariaDB database, for asyncio.
+
+    The parameters are those of `MysqlBroker`. The constructor does no I/O: `await broker.open()`, ``async with``, or
+    the first operation connects. A broker belongs to the event loop that uses it first.
+
+    Notes
+    -----
+    An operation whose caller is cancelled before its packet was sent does nothing. Once it was sent it runs to its
+    end; tasks that a cancelled claim brought are given back.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        queue_name: str = "default",
+        *,
+        pool_config: PoolConfig | None = None,
+        circuit_breaker_config: CircuitBreakerConfig | None = None,
+        idempotency_config: IdempotencyConfig | None = None,
+        table_prefix: str = "celers_",
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        compress_payloads: bool = False,
+        record_history: bool = False,
+        metrics_registry: object | None = None,
+        lease_secs: int = 300,
+        heartbeat: bool = True,
+    ) -> None:
+        refuse_later_features(circuit_breaker_config, idempotency_config, record_history, metrics_registry)
+        core = make_core(queue_name, table_prefix, max_payload_bytes, compress_payloads, lease_secs)
+        options = parse_url(database_url)
+        pool = AsyncPool(options, check_pool_config(pool_config))
+        beats = Heartbeat(options, core.prefix, core.lease_secs) if heartbeat else None
+        self._bind(core, pool, beats, owns_pool=True)
+
+    def _bind(self, core: Core, pool: AsyncPool, beats: Heartbeat | None, *, owns_pool: bool) -> None:
+        self.core = core
+        self._pool = pool
+        self._beats = beats
+        self._owns_pool = owns_pool
+        self._closed = False
+        self._runner = AsyncRunner(core, pool)
+        pool.on_connect(core)
+        if beats is not None:
+            beats.watch(core)
+
+    def for_queue(self, queue_name: str) -> AsyncMysqlBroker:
+        """Return a broker for another queue that shares this one's connections."""
+        mine = self.core
+        core = make_core(queue_name, mine.prefix, mine.max_payload_bytes, mine.compress, mine.lease_secs)
+        core.server = mine.server
+        other = AsyncMysqlBroker.__new__(AsyncMysqlBroker)
+        other._bind(core, self._pool, self._beats, owns_pool=False)  # noqa: SLF001 - of the same class
+        return other
+
+    async def open(self) -> Self:
+        """Connect and check the server; optional, since the first operation does it too."""
+        connection = await self._pool.acquire()
+        self._pool.release(connection)
+        return self
+
+    # Components
+
+    @cached_property
+    def producer(self) -> Producer[Async]:
+        """Put work in."""
+        return Producer(self.core, self._runner)
+
+    @cached_property
+    def consumer(self) -> Consumer[Async]:
+        """Take work out and settle it."""
+        return Consumer(self.core, self._runner)
+
+    @cached_property
+    def consumers(self) -> Consumers[Async]:
+        """The consumers of this process."""
+        return Consumers(self.core, self._runner)
+
+    @cached_property
+    def tasks(self) -> Tasks[Async]:
+        """Stored tasks."""
+        return Tasks(self.core, self._runner)
+
+    @cached_property
+    def results(self) -> Results[Async]:
+        """Stored results."""
+        return Results(self.core, self._runner)
+
+    @cached_property
+    def queue(self) -> Queues[Async]:
+        """The queue as a whole."""
+        return Queues(self.core, self._runner)
+
+    @cached_property
+    def dlq(self) -> DeadLetters[Async]:
+        """Dead letters."""
+        return DeadLetters(self.core, self._runner)
+
+    @cached_property
+    def workers(self) -> Workers[Async]:
+        """Registered workers."""
+        return Workers(self.core, self._runner)
+
+    @cached_property
+    def maintenance(self) -> Maintenance[Async]:
+        """Upkeep."""
+        return Maintenance(self.core, self._runner)
+
+    @cached_property
+    def migrations(self) -> Migrations[Async]:
+        """Schema version."""
+        return Migrations(self.core, self._runner)
+
+    # The broker itself
+
+    @property
+    def queue_name(self) -> str:
+        """Name of the queue."""
+        return self.core.queue_name
+
+    @property
+    def server_version(self) -> str:
+        """Version text of the server; empty before the first connection."""
+        server = self.core.server
+        return server.version if server is not None else ""
+
+    def pool(self) -> ConnectionPool:
+        """Return the counters of the connection pool."""
+        return self._pool
+
+    async def dequeue_wait(
+        self,
+        timeout_secs: float | None,
+        *,
+        worker_id: str | None = None,
+        poll_interval_secs: float = 0.1,
+    ) -> BrokerMessage | None:
+        """Claim the first due task, waiting for one; see `MysqlBroker.dequeue_wait`."""
+        timeout = None if timeout_secs is None else validate.duration(timeout_secs, "timeout_secs")
+        pause = validate.duration(poll_interval_secs, "poll_interval_secs", positive=True)
+        worker = validate.optional_name(worker_id, "worker_id")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            found = await self.consumer.dequeue_batch(1, worker_id=worker)
+            if found:
+                return found[0]
+            wait = poll_wait(pause, deadline, self.core.next_due_secs)
+            if wait is None:
+                return None
+            await asyncio.sleep(wait)
+            pause = min(pause * 2, max(pause, LONGEST_POLL_SECS))
+
+    async def close(self) -> None:
+        """Close all connections; closing twice is harmless. Later calls raise `BrokerError`."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if not self._pool.closed and self.core.slots.numbers():
+                await self.consumers.end()
+        except BrokerError:
+            pass  # the server is away; the consumers end with their leases
+        if self._owns_pool:
+            if self._beats is not None:
+                self._beats.close()
+            await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()

@@ -1,0 +1,1 @@
+"""The operations, one class for each topic."""

@@ -1,0 +1,264 @@
+"""How tasks are acknowledged.
+
+The common case, tasks that this process claimed and nobody depends on, is one packet: an UPDATE by primary key with the
+receipts in its condition, and the counter. What that statement does not change, and what somebody else claimed, goes
+the longer way: lock the rows, look at each, complete those that may be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from celers import validate
+from celers.components.base import Component
+from celers.components.settling import Locked, Tally, end_dependants, finish_statements, lock_by_id
+from celers.errors import (
+    BrokerConnectionError,
+    CelersError,
+    InvalidStateTransitionError,
+    StaleReceiptError,
+    TaskNotFoundError,
+    ValidationError,
+)
+from celers.model.enums import DbTaskState
+from celers.model.result import BatchResultInput
+from celers.operation import Packet, Restart, Steps
+from celers_fast.rows import parse_receipt
+
+__all__ = [
+    "MAX_TRACEBACK_BYTES",
+    "Item",
+    "Outcome",
+    "ack_items",
+    "acknowledged_before",
+    "check_items",
+    "problem",
+    "result_statements",
+    "results_of",
+]
+
+MAX_TRACEBACK_BYTES = 1_000_000
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A result to store with the acknowledgement; `result` is JSON text, None for no value."""
+
+    status: str
+    result: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+    runtime_ms: int | None = None
+    task_name: str | None = None
+
+
+@dataclass(slots=True)
+class Item:
+    """One task to settle: its id, the receipt if it is to be checked, and what goes with it."""
+
+    id: UUID
+    handle: str | None
+    receipt: tuple[int, int, int] | None
+    outcome: Outcome | None = None
+    requeue: bool = True
+
+
+def check_items(pairs: Sequence[tuple[Any, Any]]) -> list[Item]:
+    """Check ids and handles; a task named twice is handled once."""
+    items: dict[UUID, Item] = {}
+    for task_id, handle in pairs:
+        key = validate.task_id(task_id)
+        if handle is not None and not isinstance(handle, str):
+            raise ValidationError(
+                f"receipt_handle must be text or None, not {type(handle).__name__}", parameter="receipt_handle"
+            )
+        items.setdefault(key, Item(key, handle, None if handle is None else parse_receipt(handle)))
+    return list(items.values())
+
+
+def problem(item: Item, task: Locked | None, to_state: str) -> CelersError | None:
+    """Say why a locked task cannot be settled with this receipt; None when it can."""
+    if task is None:
+        return TaskNotFoundError(f"the task {item.id} is not in this queue", task_id=item.id)
+    state = task.state.value
+    if item.handle is not None and item.receipt != (task.seq, task.consumer_no, task.deliveries):
+        if task.state.is_terminal:
+            return InvalidStateTransitionError(
+                f"the task {item.id} is {state} already", from_state=state, to_state=to_state
+            )
+        return StaleReceiptError(
+            f"the receipt for task {item.id} belongs to an older delivery; the task is {state} now",
+            from_state=state,
+            to_state=to_state,
+        )
+    if task.state is not DbTaskState.PROCESSING:
+        return InvalidStateTransitionError(
+            f"the task {item.id} is {state}, not processing", from_state=state, to_state=to_state
+        )
+    return None
+
+
+def acknowledged_before(item: Item, task: Locked | None) -> bool:
+    """Is this the repetition of an acknowledgement that succeeded with the same receipt?"""
+    return (
+        task is not None
+        and task.state is DbTaskState.COMPLETED
+        and item.receipt == (task.seq, task.consumer_no, task.deliveries)
+    )
+
+
+def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothing: bool) -> Steps[list[UUID]]:
+    """Complete tasks and store their results; returns the ids that are completed by these receipts.
+
+    Parameters
+    ----------
+    all_or_nothing : bool
+        Raise the first problem instead of skipping.
+    """
+    core = component.core
+    done: list[UUID] = []
+    rest: list[Item] = []
+    if component.inside or (all_or_nothing and len(items) > 1):
+        rest = list(items)
+    else:
+        own: dict[tuple[int, int], list[Item]] = {}
+        for item in items:
+            receipt = item.receipt
+            slot = core.slots.owner(receipt[1]) if receipt is not None else None
+            if receipt is not None and slot is not None and slot.held.get(receipt[0]) == (item.id, receipt[2]):
+                own.setdefault((receipt[1], receipt[2]), []).append(item)
+            else:
+                rest.append(item)
+        for (consumer_no, deliveries), group in own.items():
+            if (yield from _ack_own(component, consumer_no, deliveries, group)):
+                done += [item.id for item in group]
+                core.slots.settled(consumer_no, [item.receipt[0] for item in group if item.receipt])
+            else:
+                rest += group
+    if rest:
+        done += yield from _ack_locked(component, rest, all_or_nothing)
+    return done
+
+
+def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items: list[Item]) -> Steps[bool]:
+    """Acknowledge tasks of one consumer of this process in one packet; False when some need a closer look."""
+    core = component.core
+    seqs = [item.receipt[0] for item in items if item.receipt is not None]
+    statements = [
+        core.sql(
+            "consumer",
+            "ack_many",
+            seqs=seqs,
+            consumer_no=consumer_no,
+            deliveries=deliveries,
+            queue_id=core.queue_id,
+        ),
+        core.sql("consumer", "count_acked", consumer_no=consumer_no, queue_id=core.queue_id),
+    ]
+    statements += result_statements(component, [item for item in items if item.outcome is not None])
+    try:
+        results = yield Packet(*statements, commit=True)
+    except BrokerConnectionError as error:
+        if not error.outcome_unknown:
+            raise
+        # The lost session is gone by now. The closer look finds what it has completed, and completes the rest.
+        return False
+    return results[0].affected == len(items)
+
+
+def result_statements(component: Component[Any], items: Sequence[Item]) -> list[bytes]:
+    """Store results of tasks that these receipts have completed in this transaction, and of no others."""
+    if not items:
+        return []
+    core = component.core
+    values = json.dumps(
+        [
+            [*item.receipt, out.status, out.task_name, out.result, out.error, out.traceback, out.runtime_ms]
+            for item in items
+            if item.receipt is not None and (out := item.outcome) is not None
+        ],
+        ensure_ascii=False,
+    )
+    return [core.sql("results", "store_acked", values=values, queue_name=core.queue_name)]
+
+
+def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing: bool) -> Steps[list[UUID]]:
+    core = component.core
+    locked = {task.id: task for task in (yield from lock_by_id(component, [item.id for item in items]))}
+    done: list[UUID] = []
+    completed: list[Locked] = []
+    with_result: list[Item] = []
+    for item in items:
+        task = locked.get(item.id)
+        if acknowledged_before(item, task):
+            done.append(item.id)
+            continue
+        reason = problem(item, task, "completed")
+        if reason is not None:
+            if all_or_nothing:
+                raise reason
+            continue
+        assert task is not None
+        completed.append(task)
+        done.append(item.id)
+        if item.outcome is not None:
+            item.receipt = (task.seq, task.consumer_no, task.deliveries)
+            with_result.append(item)
+    if completed:
+        tally = Tally(completed=len(completed))
+        yield from end_dependants(component, completed, [], tally)
+        owner = completed[0].consumer_no
+        yield from _commit(
+            component,
+            [
+                *finish_statements(component, completed, DbTaskState.COMPLETED),
+                *result_statements(component, with_result),
+                *tally.statements(component, owner),
+            ],
+        )
+    if not component.inside:
+        for task in [*completed, *locked.values()]:
+            # Whether settled just now or found settled: the slot, if it is one of ours, holds it no longer.
+            if task in completed or task.state is not DbTaskState.PROCESSING:
+                core.slots.settled(task.consumer_no, [task.seq])
+    return done
+
+
+def _commit(component: Component[Any], statements: list[bytes]) -> Steps[None]:
+    """Send the last packet; when its outcome is unknown, look again: all of this may be repeated."""
+    try:
+        yield Packet(*statements, commit=True)
+    except BrokerConnectionError as error:
+        if not error.outcome_unknown:
+            raise
+        raise Restart from None
+
+
+def results_of(items: Sequence[tuple[Any, Any, BatchResultInput]]) -> list[Item]:
+    """Check the input of `ack_batch_with_results`."""
+    checked: dict[UUID, Item] = {}
+    for task_id, handle, result in items:
+        if not isinstance(result, BatchResultInput):
+            raise ValidationError(
+                f"the result must be a BatchResultInput, not {type(result).__name__}", parameter="items"
+            )
+        item = check_items([(task_id, handle)])[0]
+        if item.id != validate.task_id(result.task_id):
+            raise ValidationError(
+                f"the task {item.id} and the result of task {result.task_id} do not belong together",
+                parameter="items",
+            )
+        item.outcome = Outcome(
+            status=result.status.value,
+            result=None if result.result is None else validate.json_text(result.result, "result"),
+            error=validate.error_text(result.error),
+            traceback=validate.error_text(result.traceback, "traceback", max_bytes=MAX_TRACEBACK_BYTES),
+            runtime_ms=result.runtime_ms,
+            task_name=result.task_name,
+        )
+        checked.setdefault(item.id, item)
+    return list(checked.values())

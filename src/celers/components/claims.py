@@ -1,0 +1,179 @@
+"""How tasks are claimed: one packet that promotes what is due, takes the first ready rows, and commits.
+
+The consumer's own row is locked first. Whoever declares a consumer dead locks the same row, so a claim either happens
+before, and its tasks are in the lease that is returned, or it stops at the guard and the consumer starts anew under
+another number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from celers import rows as read
+from celers.components.base import Component
+from celers.components.settling import dead_letter_statements, lock_by_seq
+from celers.core import Slot
+from celers.db.driver import Result
+from celers.errors import BrokerConnectionError, CelersError, DeserializationError
+from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
+from celers.operation import Packet, Steps
+from celers_fast.rows import decode_claims
+
+__all__ = ["claim"]
+
+TYPES = (TaskMetadata, SerializedTask, BrokerMessage, DeserializationError)
+PROMOTE_ROWS = 1000
+BAD_ROWS_PER_CALL = 10
+
+
+class _DeclaredDead(CelersError):
+    """This consumer's row is gone; the packet has stopped without effect."""
+
+
+def claim(component: Component[Any], count: int, worker_id: str | None) -> Steps[list[BrokerMessage]]:
+    """Claim up to `count` due tasks in order of priority, then of enqueue.
+
+    A slot of this process is taken for the time of the call.
+    """
+    core = component.core
+    worker_no = 0
+    if worker_id is not None:
+        worker_no = yield from intern_worker(component, worker_id)
+    messages: list[BrokerMessage] = []
+    bad_left = BAD_ROWS_PER_CALL
+    slot = core.slots.take()
+    try:
+        if slot is None:
+            slot = core.slots.add((yield from open_consumer(component, worker_no)))
+        while len(messages) < count:
+            wanted = core.claim_rows(count - len(messages))
+            try:
+                rows = yield from _claim_once(component, slot, wanted, worker_no)
+            except _DeclaredDead:
+                core.slots.drop(slot)
+                slot = core.slots.add((yield from open_consumer(component, worker_no)))
+                continue
+            except BrokerConnectionError:
+                if not messages:
+                    raise
+                break  # what was claimed before is safe and must reach the caller
+            found, bad = decode_claims(rows, slot.consumer_no, TYPES)
+            hold(slot, rows)
+            messages += found
+            if bad:
+                yield from _bury(component, slot, bad)
+                bad_left -= len(bad)
+                if bad_left <= 0:
+                    break
+            elif len(rows) < wanted and not core.promotion_is_due():
+                break
+    finally:
+        if slot is not None:
+            core.slots.put(slot)
+    return messages
+
+
+def hold(slot: Slot, rows: Sequence[tuple[bytes | None, ...]]) -> None:
+    """Note claimed rows as held by the slot."""
+    for row in rows:
+        slot.held[read.integer(row[0])] = (read.uuid(row[1]), read.integer(row[11]))
+
+
+def open_consumer(component: Component[Any], worker_no: int) -> Steps[int]:
+    """Make a new consumer row and return its number."""
+    core = component.core
+    results = yield Packet(
+        core.sql("consumer", "open", queue_id=core.queue_id, worker_no=worker_no, lease_secs=max(1, core.lease_secs)),
+        commit=True,
+    )
+    return results[0].insert_id
+
+
+def _claim_once(component: Component[Any], slot: Slot, count: int, worker_no: int) -> Steps[tuple[Any, ...]]:
+    """Send one claim packet and return the claimed rows."""
+    core = component.core
+    queue_id, consumer_no = core.queue_id, slot.consumer_no
+    sql = core.sql
+    promote = core.promotion_is_due()
+    statements = [
+        sql("consumer", "guard_alive", consumer_no=consumer_no, queue_id=queue_id),
+        sql("consumer", "read_paused", queue_id=queue_id),
+    ]
+    if promote:
+        statements += [
+            sql("consumer", "due_keys", queue_id=queue_id, count=PROMOTE_ROWS),
+            sql("consumer", "due_insert", queue_id=queue_id),
+            sql("consumer", "due_delete"),
+        ]
+    form = "one" if count == 1 else "many"
+    held = _raw(slot.held_text())
+    statements += [
+        sql("consumer", f"pick_{form}", queue_id=queue_id, count=count),
+        sql("consumer", f"take_{form}", queue_id=queue_id),
+        sql("consumer", f"start_{form}", consumer_no=consumer_no, worker_no=worker_no),
+        sql("consumer", f"lease_{form}", held=held, consumer_no=consumer_no, queue_id=queue_id),
+        sql("consumer", f"read_{form}", consumer_no=consumer_no),
+        sql("consumer", "next_due", queue_id=queue_id),
+    ]
+    try:
+        results: list[Result] = yield Packet(*statements, commit=True, errors={(0, 1690): _DeclaredDead})
+    except BrokerConnectionError as error:
+        if not error.outcome_unknown:
+            raise
+        return (yield from _take_over(component, slot))
+    rows = results[-2].rows
+    core.due_in(read.integer_or_none(results[-1].rows[0][0]))
+    core.claimed(len(rows), sum(len(row[3] or b"") + len(row[15] or b"") + 200 for row in rows))
+    return rows
+
+
+def _raw(text: bytes) -> str:
+    return text.decode("ascii")
+
+
+def _take_over(component: Component[Any], slot: Slot) -> Steps[tuple[Any, ...]]:
+    """After a claim of unknown outcome: what this consumer holds without knowing it is the claim's result."""
+    core = component.core
+    lease, held = yield Packet(
+        core.sql("consumer", "lock_lease", consumer_no=slot.consumer_no, queue_id=core.queue_id),
+        core.sql("consumer", "read_lease", consumer_no=slot.consumer_no, queue_id=core.queue_id),
+        commit=True,
+    )
+    core.due_unknown()
+    if not lease.rows:
+        raise _DeclaredDead
+    return tuple(row for row in held.rows if read.integer(row[0]) not in slot.held)
+
+
+def _bury(component: Component[Any], slot: Slot, bad: Sequence[tuple[int, str]]) -> Steps[None]:
+    """Move rows that cannot be decoded to the dead letters, each with its reason."""
+    for seq, reason in bad:
+        locked = yield from lock_by_seq(component, [seq])
+        own = [task for task in locked if task.consumer_no == slot.consumer_no]
+        yield Packet(
+            *dead_letter_statements(component, own, f"the stored task cannot be read: {reason}"),
+            core_noop(),
+            commit=True,
+        )
+        slot.held.pop(seq, None)
+
+
+def core_noop() -> bytes:
+    """A statement without effect, so that a packet is never empty."""
+    return b"DO 0"
+
+
+def intern_worker(component: Component[Any], worker_id: str) -> Steps[int]:
+    """Return the number of a worker of this queue, making it when it is new."""
+    core = component.core
+    known = core.worker_numbers.get(worker_id)
+    if known is not None:
+        return known
+    find = core.sql("workers", "find", worker_id=worker_id, queue_id=core.queue_id)
+    rows = (yield Packet(find))[0].rows
+    if not rows:
+        create = core.sql("workers", "intern", worker_id=worker_id, queue_id=core.queue_id)
+        rows = (yield Packet(create, find, commit=True))[1].rows
+    number = core.worker_numbers[worker_id] = read.integer(rows[0][0])
+    return number

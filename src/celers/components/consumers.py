@@ -1,0 +1,152 @@
+"""The consumers of this process: heartbeats, ends, and what becomes of the tasks of a dead one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from celers import rows as read
+from celers import validate
+from celers.components.base import Component, M
+from celers.components.settling import (
+    Locked,
+    Tally,
+    dead_letter_statements,
+    end_dependants,
+    lock_by_seq,
+    requeue_statements,
+)
+from celers.core import Core
+from celers.operation import Packet, Steps, operation
+
+__all__ = ["Consumers", "recover_locked", "rescue_consumer"]
+
+MICROSECOND = 1_000_000
+
+
+class Consumers(Component[M]):
+    """Rows of `celers_consumers`: each is a lease, a heartbeat and counters."""
+
+    attribute = "consumers"
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of the consumers that this broker has open for its queue; no I/O."""
+        return self.core.slots.numbers()
+
+    @operation("plain", repeat_unknown=True, needs_queue=False)
+    def beat(self, numbers: Collection[int]) -> Steps[int]:
+        """Say that these consumers are alive; return how many of their rows were found."""
+        wanted = [validate.integer(number, "numbers", 0) for number in numbers]
+        if not wanted:
+            return 0
+        results = yield Packet(self.core.sql("consumer", "beat", numbers=wanted))
+        return results[0].affected
+
+    @operation(repeat_unknown=True, needs_queue=False)
+    def rescue(self, numbers: Collection[int], started: Collection[int] | None) -> Steps[int]:
+        """Take back what consumers hold that are known to be dead, and remove them.
+
+        Parameters
+        ----------
+        numbers : collection of int
+            Their numbers; their rows in all queues are meant.
+        started : collection of int or None
+            `seq` of the tasks that had been started: these count as an attempt and run alone from then on. The others
+            are given back without counting. None: nobody knows, all count.
+
+        Returns
+        -------
+        int
+            Tasks taken out of processing.
+        """
+        wanted = [validate.integer(number, "numbers", 0) for number in numbers]
+        if not wanted:
+            return 0
+        results = yield Packet(self.core.sql("maintenance", "rows_of", numbers=wanted))
+        rescued = 0
+        for row in results[0].rows:
+            rescued += yield from rescue_consumer(
+                self, read.integer(row[0]), read.integer(row[1]), started, only_dead=False
+            )
+        return rescued
+
+    @operation(repeat_unknown=True, needs_queue=False)
+    def end(self) -> Steps[int]:
+        """Remove this process's consumers that hold nothing; return how many there were.
+
+        Consumers with unsettled deliveries stay until their lease is over, and are rescued then.
+        """
+        slots = self.core.slots.empty()
+        for slot in slots:
+            results = yield Packet(self.core.sql("maintenance", "rows_of", numbers=[slot.consumer_no]))
+            for row in results[0].rows:
+                yield from rescue_consumer(self, slot.consumer_no, read.integer(row[1]), (), only_dead=False)
+        return len(slots)
+
+
+def rescue_consumer(
+    component: Component[Any], consumer_no: int, queue_id: int, started: Collection[int] | None, *, only_dead: bool
+) -> Steps[int]:
+    """Return the tasks of one consumer row, fold its counters, and remove it, in one transaction."""
+    sql = component.core.sql
+    key = {"consumer_no": consumer_no, "queue_id": queue_id}
+    locked_row, leased, name = yield Packet(
+        sql("maintenance", "lock_consumer", **key),
+        sql("maintenance", "leased", **key),
+        sql("maintenance", "queue_name", queue_id=queue_id),
+    )
+    if not locked_row.rows or (only_dead and not read.flag(locked_row.rows[0][0])):
+        yield Packet(b"DO 0", commit=True)
+        return 0
+    other = _for_queue(component, queue_id, read.text(name.rows[0][0]) if name.rows else "")
+    locked = yield from lock_by_seq(other, [read.integer(row[0]) for row in leased.rows])
+    own = [task for task in locked if task.consumer_no == consumer_no and task.state == "processing"]
+    counted = own if started is None else [task for task in own if task.seq in started]
+    given_back = [task for task in own if task not in counted]
+    statements: list[bytes] = []
+    if given_back:
+        statements += requeue_statements(other, given_back, granted=0)
+    statements += yield from recover_locked(
+        other, counted, "the worker that ran it was lost", isolated=True, tally=(tally := Tally())
+    )
+    yield Packet(
+        *statements,
+        *tally.statements(other),
+        sql("maintenance", "fold_consumer", **key),
+        sql("maintenance", "delete_consumer", **key),
+        commit=True,
+    )
+    return len(own)
+
+
+def recover_locked(
+    component: Component[Any], tasks: Sequence[Locked], note: str, *, isolated: bool, tally: Tally
+) -> Steps[list[bytes]]:
+    """Count a lost attempt of locked processing tasks: pending again, or a dead letter when retries are used up."""
+    again = [task for task in tasks if task.retry_count < task.max_retries]
+    dead = [task for task in tasks if task.retry_count >= task.max_retries]
+    statements: list[bytes] = []
+    if again:
+        statements += requeue_statements(component, again, granted=1, error=note, isolated=isolated)
+        tally.retried += len(again)
+    if dead:
+        yield from end_dependants(component, [], [(task, "was moved to the dead letters") for task in dead], tally)
+        statements += dead_letter_statements(component, dead, note)
+    return statements
+
+
+def _for_queue(component: Component[Any], queue_id: int, name: str) -> Component[Any]:
+    """The same component for another queue of the database."""
+    core = component.core
+    if core.has_queue_id and core.queue_id == queue_id:
+        return component
+    other = Core(
+        name,
+        core.prefix,
+        max_payload_bytes=core.max_payload_bytes,
+        compress=core.compress,
+        lease_secs=core.lease_secs,
+    )
+    other.server = core.server
+    other.set_queue_id(queue_id)
+    return type(component)(other, component.runner)

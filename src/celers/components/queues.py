@@ -1,0 +1,154 @@
+"""Queues: their numbers, pause and drain, sizes and statistics."""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from celers import rows as read
+from celers import validate
+from celers.components.base import Component, M
+from celers.components.producer import Producer
+from celers.errors import QueueFullError
+from celers.model.stats import QueueStatistics
+from celers.model.task import SerializedTask
+from celers.operation import Packet, Steps, operation
+
+__all__ = ["Queues"]
+
+logger = logging.getLogger("celers.queues")
+
+
+class Queues(Component[M]):
+    """The queue as a whole."""
+
+    attribute = "queue"
+
+    @operation("plain", repeat_unknown=True, needs_queue=False)
+    def intern(self) -> Steps[int]:
+        """Return the queue's number, making the queue when it is new.
+
+        Statements: one indexed read; two more the first time a queue is used.
+        """
+        core = self.core
+        find = core.sql("queues", "find", name=core.queue_name)
+        rows = (yield Packet(find))[0].rows
+        if not rows:
+            rows = (yield Packet(core.sql("queues", "create", name=core.queue_name), find))[1].rows
+        queue_id = read.integer(rows[0][0])
+        core.set_queue_id(queue_id)
+        return queue_id
+
+    @operation(repeat_unknown=True)
+    def pause(self) -> Steps[None]:
+        """Let claims find nothing, in every process from its next claim on; enqueue goes on. Idempotent."""
+        yield from self._set("set_paused", True)
+
+    @operation(repeat_unknown=True)
+    def resume(self) -> Steps[None]:
+        """End a pause. Idempotent."""
+        yield from self._set("set_paused", False)
+
+    @operation("read")
+    def is_paused(self) -> Steps[bool]:
+        """Return whether the queue is paused."""
+        return (yield from self._flags())[0]
+
+    @operation(repeat_unknown=True)
+    def enable_drain_mode(self) -> Steps[None]:
+        """Refuse new tasks in every process; stored ones are still delivered. Idempotent.
+
+        After the return no enqueue that starts later succeeds. Waits for transactions in which callers have enqueued
+        on their own connections.
+        """
+        yield from self._set("set_draining", True)
+
+    @operation(repeat_unknown=True)
+    def disable_drain_mode(self) -> Steps[None]:
+        """Accept new tasks again. Idempotent."""
+        yield from self._set("set_draining", False)
+
+    @operation("read")
+    def is_drain_mode(self) -> Steps[bool]:
+        """Return whether the queue refuses new tasks."""
+        return (yield from self._flags())[1]
+
+    @operation("read")
+    def size(self) -> Steps[int]:
+        """Return the number of pending tasks: ready, scheduled and blocked ones.
+
+        Reads three small tables over a range of their key; cost grows with the number of pending tasks only.
+        """
+        results = yield Packet(self.core.sql("queues", "count_pending", queue_id=self.core.queue_id))
+        return read.integer(results[0].rows[0][0])
+
+    @operation("read")
+    def statistics(self) -> Steps[QueueStatistics]:
+        """Return the numbers of tasks by state, and of dead letters, in one snapshot.
+
+        Finished tasks are counted as they finish, so the cost does not grow with their number.
+        """
+        core = self.core
+        results = yield Packet(core.sql("queues", "statistics", queue_id=core.queue_id, queue_name=core.queue_name))
+        pending, processing, completed, failed, cancelled, dlq = (int(value or 0) for value in results[0].rows[0])
+        return QueueStatistics(
+            pending=pending,
+            processing=processing,
+            completed=completed,
+            failed=failed,
+            cancelled=cancelled,
+            dlq=dlq,
+            total=pending + processing + completed + failed + cancelled,
+        )
+
+    @operation("read", needs_queue=False)
+    def names(self) -> Steps[list[str]]:
+        """Return the names of all queues of the database, sorted."""
+        results = yield Packet(self.core.sql("queues", "names"))
+        return [read.text(row[0]) for row in results[0].rows]
+
+    @operation("read")
+    def has_capacity(self, max_size: int) -> Steps[bool]:
+        """Return whether fewer than `max_size` tasks are pending; False for 0.
+
+        Raises
+        ------
+        ValidationError
+            `max_size` is negative or no int.
+        """
+        most = validate.integer(max_size, "max_size", 0)
+        return (yield from self._pending_up_to(most)) < most
+
+    @operation()
+    def enqueue_with_capacity(self, task: SerializedTask, max_size: int) -> Steps[UUID]:
+        """Enqueue only while fewer than `max_size` tasks are pending.
+
+        Callers are serialised per queue by a lock on its row, so the limit is never passed.
+
+        Raises
+        ------
+        QueueFullError
+            The limit is reached; nothing is stored.
+        """
+        most = validate.integer(max_size, "max_size", 0)
+        core = self.core
+        producer: Producer[M] = Producer(core, self.runner)
+        yield Packet(core.sql("queues", "lock", queue_id=core.queue_id))
+        if (yield from self._pending_up_to(most)) >= most:
+            raise QueueFullError(f"queue {core.queue_name!r} has reached its limit of {most} pending tasks")
+        return (yield from Producer.enqueue.steps(producer, task))
+
+    def _set(self, statement: str, on: bool) -> Steps[None]:
+        core = self.core
+        yield Packet(core.sql("queues", statement, queue_id=core.queue_id, on=on), commit=True)
+        logger.info("queue %s: %s=%s", core.queue_name, statement.removeprefix("set_"), on)
+
+    def _flags(self) -> Steps[tuple[bool, bool]]:
+        results = yield Packet(self.core.sql("queues", "read_flags", queue_id=self.core.queue_id))
+        rows = results[0].rows
+        return (read.flag(rows[0][0]), read.flag(rows[0][1])) if rows else (False, False)
+
+    def _pending_up_to(self, most: int) -> Steps[int]:
+        core = self.core
+        results = yield Packet(core.sql("queues", "count_pending_up_to", queue_id=core.queue_id, most=max(most, 1)))
+        return read.integer(results[0].rows[0][0])

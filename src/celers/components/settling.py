@@ -1,0 +1,322 @@
+"""Locking stored tasks and moving them to another state: the steps that several components share.
+
+Lock order is always the small tables first (ready, scheduled, blocked), then the tasks by primary key. A claim skips
+locked ready rows, so it never waits for an administrator. Dependants are locked after their parent: the parent's lock
+keeps new ones away, and the rare crossing of two such operations ends in a deadlock that the runner repeats.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from celers import rows as read
+from celers.components.base import Component
+from celers.model.enums import DbTaskState
+from celers.operation import Packet, Restart, Steps
+from celers_fast.ids import uuid7
+
+__all__ = [
+    "Locked",
+    "Tally",
+    "chunks",
+    "dead_letter_statements",
+    "end_dependants",
+    "finish_statements",
+    "leave_statements",
+    "lock_by_id",
+    "lock_by_seq",
+    "lock_pending_too",
+    "requeue_statements",
+]
+
+IDS_PER_STATEMENT = 1000
+AnyComponent = Component[Any]
+
+
+@dataclass(slots=True)
+class Locked:
+    """A task whose row is locked, and where it waits when it is pending."""
+
+    seq: int
+    id: UUID
+    state: DbTaskState
+    priority: int
+    retry_count: int
+    max_retries: int
+    consumer_no: int
+    worker_no: int
+    deliveries: int
+    has_dependants: bool
+    unmet_dependencies: int
+    retry_policy: str | None
+    scheduled_at: str
+    timeout_secs: int | None
+    task_name: str
+    place: str | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Changes of the counters that a transaction makes."""
+
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+
+    def statements(self, component: AnyComponent, consumer_no: int | None = None) -> list[bytes]:
+        """Return the statement that counts, on the row where nobody else waits."""
+        if not (self.completed or self.failed or self.cancelled or self.retried):
+            return []
+        core = component.core
+        values = {
+            "queue_id": core.queue_id,
+            "completed": self.completed,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "retried": self.retried,
+        }
+        if component.inside:
+            return [core.sql("settle", "count_inside", **values)]
+        if consumer_no is not None and core.slots.owner(consumer_no) is not None:
+            return [core.sql("settle", "count_consumer", consumer_no=consumer_no, **values)]
+        return [core.sql("settle", "count_totals", **values)]
+
+
+def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Cut a list into pieces that one statement takes."""
+    for at in range(0, len(values), IDS_PER_STATEMENT):
+        yield values[at : at + IDS_PER_STATEMENT]
+
+
+def _locked(row: tuple[bytes | None, ...]) -> Locked:
+    return Locked(
+        seq=read.integer(row[0]),
+        id=read.uuid(row[1]),
+        state=DbTaskState(read.text(row[2])),
+        priority=read.integer(row[3]),
+        retry_count=read.integer(row[4]),
+        max_retries=read.integer(row[5]),
+        consumer_no=read.integer(row[6]),
+        worker_no=read.integer(row[7]),
+        deliveries=read.integer(row[8]),
+        has_dependants=read.flag(row[9]),
+        unmet_dependencies=read.integer(row[10]),
+        retry_policy=read.text_or_none(row[11]),
+        scheduled_at=read.text(row[12]),
+        timeout_secs=read.integer_or_none(row[13]),
+        task_name=read.text(row[14]),
+    )
+
+
+def lock_by_seq(component: AnyComponent, seqs: Sequence[int]) -> Steps[list[Locked]]:
+    """Lock tasks that are believed to be processing; pending ones must not be changed on this lock alone."""
+    core = component.core
+    found: list[Locked] = []
+    for chunk in chunks(sorted(set(seqs))):
+        results = yield Packet(core.sql("settle", "lock_tasks", seqs=list(chunk), queue_id=core.queue_id))
+        found.extend(_locked(row) for row in results[0].rows)
+    return found
+
+
+def lock_by_id(component: AnyComponent, ids: Sequence[UUID]) -> Steps[list[Locked]]:
+    """Lock tasks in any state, with the rows of the small tables that pending ones stand in."""
+    core = component.core
+    looked: list[tuple[bytes | None, ...]] = []
+    for chunk in chunks(list(dict.fromkeys(ids))):
+        results = yield Packet(core.sql("settle", "look_ids", ids=list(chunk), queue_id=core.queue_id))
+        looked.extend(results[0].rows)
+    return (yield from _lock_looked(component, looked))
+
+
+def lock_pending_too(component: AnyComponent, seqs: Sequence[int]) -> Steps[list[Locked]]:
+    """As `lock_by_id`, by number."""
+    core = component.core
+    looked: list[tuple[bytes | None, ...]] = []
+    for chunk in chunks(sorted(set(seqs))):
+        results = yield Packet(core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id))
+        looked.extend(results[0].rows)
+    return (yield from _lock_looked(component, looked))
+
+
+def _lock_looked(component: AnyComponent, looked: list[tuple[bytes | None, ...]]) -> Steps[list[Locked]]:
+    core = component.core
+    if not looked:
+        return []
+    looked.sort(key=lambda row: read.integer(row[0]))
+    pending = [row for row in looked if row[1] == b"pending"]
+    places: dict[int, str] = {}
+    for chunk in chunks(pending):
+        ready = json.dumps([[-read.integer(row[2]), read.integer(row[0])] for row in chunk])
+        scheduled = json.dumps([[read.text(row[3]), read.integer(row[0])] for row in chunk])
+        seqs = [read.integer(row[0]) for row in chunk]
+        results = yield Packet(
+            core.sql("settle", "lock_ready", keys=ready, queue_id=core.queue_id),
+            core.sql("settle", "lock_scheduled", keys=scheduled),
+            core.sql("settle", "lock_blocked", seqs=seqs, queue_id=core.queue_id),
+        )
+        for name, result in zip(("ready", "scheduled", "blocked"), results, strict=True):
+            places.update((read.integer(row[0]), name) for row in result.rows)
+    locked = yield from lock_by_seq(component, [read.integer(row[0]) for row in looked])
+    for task in locked:
+        task.place = places.get(task.seq)
+        if (task.state is DbTaskState.PENDING) != (task.place is not None):
+            # It was claimed, promoted or given back between the look and the lock.
+            raise Restart
+    return locked
+
+
+def leave_statements(component: AnyComponent, tasks: Sequence[Locked]) -> list[bytes]:
+    """Take locked pending tasks out of the small tables."""
+    core = component.core
+    statements: list[bytes] = []
+    ready = [[-task.priority, task.seq] for task in tasks if task.place == "ready"]
+    scheduled = [[task.scheduled_at, task.seq] for task in tasks if task.place == "scheduled"]
+    blocked = [task.seq for task in tasks if task.place == "blocked"]
+    if ready:
+        statements.append(core.sql("settle", "delete_ready", keys=json.dumps(ready), queue_id=core.queue_id))
+    if scheduled:
+        statements.append(core.sql("settle", "delete_scheduled", keys=json.dumps(scheduled)))
+    if blocked:
+        statements.append(core.sql("settle", "delete_blocked", seqs=blocked, queue_id=core.queue_id))
+    return statements
+
+
+def finish_statements(
+    component: AnyComponent, tasks: Sequence[Locked], state: DbTaskState, error: str | None = None
+) -> list[bytes]:
+    """Bring locked tasks into a terminal state."""
+    core = component.core
+    statements = leave_statements(component, tasks)
+    for chunk in chunks([task.seq for task in tasks]):
+        statements.append(core.sql("settle", "finish", state=state.value, error=error, seqs=list(chunk)))
+    return statements
+
+
+def requeue_statements(
+    component: AnyComponent,
+    tasks: Sequence[Locked],
+    *,
+    granted: int,
+    delay_secs: float = 0.0,
+    error: str | None = None,
+    isolated: bool = False,
+) -> list[bytes]:
+    """Send locked tasks back to pending, due after a delay; `granted` counts the retries."""
+    core = component.core
+    delay = round(delay_secs * 1_000_000)
+    statements = [core.sql("settle", "take_time")]
+    for chunk in chunks([task.seq for task in tasks]):
+        seqs = list(chunk)
+        statements.append(
+            core.sql("settle", "requeue", granted=granted, delay=delay, isolated=isolated, error=error, seqs=seqs)
+        )
+        statements.append(core.sql("settle", "place_scheduled" if delay else "place_ready", seqs=seqs))
+    return statements
+
+
+def dead_letter_statements(component: AnyComponent, tasks: Sequence[Locked], error: str | None) -> list[bytes]:
+    """Move locked tasks to the dead letters."""
+    core = component.core
+    statements = [
+        core.sql("settle", "dead_letter", dlq_id=uuid7(), queue_name=core.queue_name, error=error, seq=task.seq)
+        for task in tasks
+    ]
+    for chunk in chunks([task.seq for task in tasks]):
+        statements.append(core.sql("settle", "delete_tasks", seqs=list(chunk)))
+    return statements
+
+
+def end_dependants(
+    component: AnyComponent, completed: Sequence[Locked], ended: Sequence[tuple[Locked, str]], tally: Tally
+) -> Steps[None]:
+    """Release what waits for completed tasks; cancel, transitively, what waits for tasks that ended otherwise.
+
+    Parameters
+    ----------
+    completed : sequence of Locked
+    ended : sequence of (Locked, str)
+        Tasks that failed, were cancelled or became dead letters, with the word for it.
+    tally : Tally
+        Gets the cancelled dependants added.
+    """
+    released = [task.id for task in completed if task.has_dependants]
+    if released:
+        yield from _release(component, released)
+    causes = {task.id: (task.id, word) for task, word in ended if task.has_dependants}
+    while causes:
+        causes = yield from _cancel_waiting(component, causes, tally)
+
+
+def _dependants(component: AnyComponent, ids: Sequence[UUID]) -> Steps[list[tuple[UUID, int, float]]]:
+    core = component.core
+    found: list[tuple[UUID, int, float]] = []
+    for chunk in chunks(ids):
+        results = yield Packet(core.sql("settle", "dependants", ids=list(chunk), queue_id=core.queue_id))
+        found.extend((read.uuid(row[0]), read.integer(row[1]), float(row[3] or 0)) for row in results[0].rows)
+    return found
+
+
+def _release(component: AnyComponent, parents: Sequence[UUID]) -> Steps[None]:
+    core = component.core
+    edges = yield from _dependants(component, parents)
+    met: dict[int, int] = {}
+    delays: dict[int, float] = {}
+    for _, seq, delay in edges:
+        met[seq] = met.get(seq, 0) + 1
+        delays[seq] = max(delays.get(seq, 0.0), delay)
+    locked = yield from lock_pending_too(component, list(met))
+    statements = [core.sql("settle", "satisfy", ids=list(chunk)) for chunk in chunks(list(parents))]
+    statements.append(core.sql("settle", "take_time"))
+    by_count: dict[int, list[int]] = {}
+    free: list[Locked] = []
+    for task in locked:
+        if task.place != "blocked":
+            continue
+        by_count.setdefault(met[task.seq], []).append(task.seq)
+        if task.unmet_dependencies <= met[task.seq]:
+            free.append(task)
+    for count, seqs in by_count.items():
+        for chunk in chunks(seqs):
+            statements.append(core.sql("settle", "reduce_unmet", met=count, seqs=list(chunk)))
+    statements += leave_statements(component, free)
+    by_delay: dict[int, list[int]] = {}
+    for task in free:
+        by_delay.setdefault(round(delays[task.seq] * 1_000_000), []).append(task.seq)
+    for microseconds, seqs in by_delay.items():
+        for chunk in chunks(seqs):
+            statements.append(core.sql("settle", "become_due", delay=microseconds, seqs=list(chunk)))
+            statements.append(core.sql("settle", "place_ready", seqs=list(chunk)))
+            statements.append(core.sql("settle", "place_scheduled", seqs=list(chunk)))
+    yield Packet(*statements)
+    core.due_unknown()
+
+
+def _cancel_waiting(
+    component: AnyComponent, causes: dict[UUID, tuple[UUID, str]], tally: Tally
+) -> Steps[dict[UUID, tuple[UUID, str]]]:
+    """Cancel one generation of dependants; returns those that have dependants themselves, with their root cause."""
+    edges = yield from _dependants(component, list(causes))
+    cause_of: dict[int, tuple[UUID, str]] = {}
+    for parent, seq, _ in edges:
+        cause_of.setdefault(seq, causes[parent])
+    locked = yield from lock_pending_too(component, list(cause_of))
+    by_cause: dict[tuple[UUID, str], list[Locked]] = {}
+    for task in locked:
+        if task.state is DbTaskState.PENDING:
+            by_cause.setdefault(cause_of[task.seq], []).append(task)
+    statements: list[bytes] = []
+    next_causes: dict[UUID, tuple[UUID, str]] = {}
+    for cause, tasks in by_cause.items():
+        root, word = cause
+        error = f"cancelled because the task {root}, which it depends on, {word}"
+        statements += finish_statements(component, tasks, DbTaskState.CANCELLED, error)
+        tally.cancelled += len(tasks)
+        next_causes.update((task.id, cause) for task in tasks if task.has_dependants)
+    if statements:
+        yield Packet(*statements)
+    return next_causes

@@ -1,0 +1,211 @@
+"""What the components of one broker share: names, limits, and the consumer slots of this process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from celers.sql import Statements
+
+if TYPE_CHECKING:
+    from celers.db.driver import ServerInfo
+
+__all__ = ["Core", "Slot", "Slots"]
+
+CLAIM_BYTES = 16 * 1024 * 1024
+FIRST_CLAIM_ROWS = 100
+PACKET_MARGIN = 4096
+
+
+class Slot:
+    """One consumer of this process: a row of `celers_consumers` and what is known to be in its lease.
+
+    A slot makes one claim at a time. `held` maps the `seq` of a delivered, unsettled task to its id and delivery.
+    """
+
+    __slots__ = ("consumer_no", "held")
+
+    def __init__(self, consumer_no: int) -> None:
+        self.consumer_no = consumer_no
+        self.held: dict[int, tuple[UUID, int]] = {}
+
+    def held_text(self) -> bytes:
+        """The held numbers as they stand in the lease."""
+        return b",".join([b"%d" % seq for seq in list(self.held)])
+
+
+class Slots:
+    """The consumer slots of one queue in this process.
+
+    Every claim takes a free slot, so concurrent callers never wait for each other's row.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[Slot] = []
+        self._by_number: dict[int, Slot] = {}
+        self._pid = os.getpid()
+        self.on_open: Callable[[], None] | None = None
+        """Called when a consumer was opened; starts the heartbeat."""
+
+    def take(self) -> Slot | None:
+        """Take a free slot; None when a new one has to be opened."""
+        if self._pid != os.getpid():
+            self._forked()
+        with self._lock:
+            return self._free.pop() if self._free else None
+
+    def add(self, consumer_no: int) -> Slot:
+        """Register a consumer that was just opened; it counts as taken."""
+        slot = Slot(consumer_no)
+        with self._lock:
+            self._by_number[consumer_no] = slot
+        if self.on_open is not None:
+            self.on_open()
+        return slot
+
+    def put(self, slot: Slot) -> None:
+        """Give a slot back."""
+        with self._lock:
+            if slot.consumer_no in self._by_number:
+                self._free.append(slot)
+
+    def drop(self, slot: Slot) -> None:
+        """Forget a slot whose row is gone."""
+        with self._lock:
+            self._by_number.pop(slot.consumer_no, None)
+            if slot in self._free:
+                self._free.remove(slot)
+
+    def owner(self, consumer_no: int) -> Slot | None:
+        """Return this process's slot of that number."""
+        return self._by_number.get(consumer_no)
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of all open consumers."""
+        if self._pid != os.getpid():
+            self._forked()
+        with self._lock:
+            return tuple(self._by_number)
+
+    def settled(self, consumer_no: int, seqs: list[int]) -> None:
+        """Note that these tasks are no longer held."""
+        slot = self._by_number.get(consumer_no)
+        if slot is not None:
+            for seq in seqs:
+                slot.held.pop(seq, None)
+
+    def empty(self) -> list[Slot]:
+        """Take out the slots that hold nothing, for closing."""
+        with self._lock:
+            found = [slot for slot in self._by_number.values() if not slot.held]
+            for slot in found:
+                del self._by_number[slot.consumer_no]
+                if slot in self._free:
+                    self._free.remove(slot)
+            return found
+
+    def _forked(self) -> None:
+        # The parent goes on using its consumers; the child opens its own.
+        self._lock = threading.Lock()
+        self._free = []
+        self._by_number = {}
+        self._pid = os.getpid()
+
+
+class Core:
+    """State shared by the components of one broker for one queue.
+
+    Parameters
+    ----------
+    queue_name : str
+    prefix : str
+        Table prefix, checked.
+    max_payload_bytes : int
+    compress : bool
+        Store new payloads compressed.
+    lease_secs : int
+        Seconds of silence after which this process's consumers count as dead.
+    """
+
+    def __init__(
+        self, queue_name: str, prefix: str, *, max_payload_bytes: int, compress: bool, lease_secs: int
+    ) -> None:
+        self.queue_name = queue_name
+        self.prefix = prefix
+        self.max_payload_bytes = max_payload_bytes
+        self.compress = compress
+        self.lease_secs = lease_secs
+        self.sql = Statements(prefix)
+        self.slots = Slots()
+        self.server: ServerInfo | None = None
+        self.worker_numbers: dict[str, int] = {}
+        self._queue_id: int | None = None
+        self._next_due: float | None = None
+        self._average_bytes: float | None = None
+
+    @property
+    def has_queue_id(self) -> bool:
+        """Is the queue's number known?"""
+        return self._queue_id is not None
+
+    @property
+    def queue_id(self) -> int:
+        """The queue's number in the database."""
+        if self._queue_id is None:  # pragma: no cover - runners intern the queue first
+            raise RuntimeError("the queue's number is not known yet")
+        return self._queue_id
+
+    def set_queue_id(self, queue_id: int) -> None:
+        """Remember the queue's number."""
+        self._queue_id = queue_id
+
+    @property
+    def packet_bytes(self) -> int:
+        """Largest packet to send: the server's `max_allowed_packet` less a margin."""
+        allowed = self.server.max_allowed_packet if self.server is not None else 1024 * 1024
+        return allowed - PACKET_MARGIN
+
+    # When something scheduled becomes due, by this process's monotonic clock. None: not asked yet.
+
+    def promotion_is_due(self) -> bool:
+        """Should the next claim promote scheduled tasks first?"""
+        return self._next_due is None or self._next_due <= time.monotonic()
+
+    def due_in(self, microseconds: int | None) -> None:
+        """Note what the server said about the next due time."""
+        self._next_due = float("inf") if microseconds is None else time.monotonic() + microseconds / 1e6
+
+    def scheduled_here(self, delay_secs: float) -> None:
+        """Note that this process scheduled a task, perhaps earlier than any known one."""
+        if self._next_due is not None:
+            self._next_due = min(self._next_due, time.monotonic() + max(delay_secs, 0.0))
+
+    def due_unknown(self) -> None:
+        """Let the next claim look for due tasks."""
+        self._next_due = None
+
+    @property
+    def next_due_secs(self) -> float | None:
+        """Seconds until the next scheduled task is due, as far as known; None when unknown or without any."""
+        due = self._next_due
+        return None if due is None or due == float("inf") else max(0.0, due - time.monotonic())
+
+    # How many rows a claim may take so that its answer stays within bounds.
+
+    def claim_rows(self, count: int) -> int:
+        """Bound a claim by the average stored size seen so far."""
+        if self._average_bytes is None:
+            return min(count, FIRST_CLAIM_ROWS)
+        return min(count, max(1, int(CLAIM_BYTES / max(self._average_bytes, 1.0))))
+
+    def claimed(self, rows: int, size: int) -> None:
+        """Take the size of a claim into the average."""
+        if rows:
+            average = size / rows
+            known = self._average_bytes
+            self._average_bytes = average if known is None else max(average, known * 0.9 + average * 0.1)

@@ -1,0 +1,420 @@
+"""The edge to mysqlclient: the only module that imports it.
+
+The driver is used at its low level (`MySQLdb._mysql`), because one packet of several statements needs the results
+one by one, and because the high level converts every value to a Python object that the row decoder would undo.
+Values come back as bytes.
+
+A packet is sent as one text. The server stops it at the first error, so an error carries the index of its
+statement: everything before it ran, nothing after it did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from MySQLdb import _exceptions, _mysql
+from MySQLdb.constants import CLIENT, FIELD_TYPE, FLAG
+from MySQLdb.converters import conversions
+
+from celers.errors import BrokerConnectionError, BrokerError, ConfigurationError
+
+if TYPE_CHECKING:
+    from celers.db.url import ConnectOptions
+
+__all__ = ["LOST_ERRNOS", "Connection", "DriverError", "Result", "ServerInfo", "connect", "foreign_run"]
+
+Row = tuple[bytes | None, ...]
+
+LOST_ERRNOS = frozenset({1053, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
+"""Numbers after which a connection cannot be used again."""
+
+NEVER_SENT_ERRNO = 2006
+"""The client library gives this number when it could not write the packet, so the server never ran it."""
+
+_FLAGS = CLIENT.MULTI_STATEMENTS | CLIENT.MULTI_RESULTS | CLIENT.FOUND_ROWS
+
+# READ COMMITTED: under REPEATABLE READ claims of several consumers deadlock on MariaDB and starve producers.
+# group_concat_max_len also bounds JSON_ARRAYAGG on MariaDB, which would cut a large claim.
+_SESSION = (
+    b"SET SESSION time_zone='+00:00', autocommit=1, lock_wait_timeout=5, innodb_lock_wait_timeout=5,"
+    b" group_concat_max_len=16777216, %s,"
+    b" sql_mode='STRICT_TRANS_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION';"
+    b"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+    b"SHOW VARIABLES WHERE Variable_name IN"
+    b" ('max_allowed_packet','binlog_format','log_bin','hostname','port','server_id','socket');"
+    b"SHOW STATUS LIKE 'Ssl_cipher'"
+)
+_SESSION_STATEMENTS = 4
+
+
+class DriverError(Exception):
+    """An error of the driver, before it is mapped to the package's own.
+
+    Attributes
+    ----------
+    errno : int
+    message : str
+    index : int
+        Index in the packet of the statement that failed; -1 when the packet never left.
+    """
+
+    def __init__(self, errno: int, message: str, index: int) -> None:
+        super().__init__(errno, message)
+        self.errno = errno
+        self.message = message
+        self.index = index
+
+    @property
+    def lost(self) -> bool:
+        """Is the connection gone?"""
+        return self.errno in LOST_ERRNOS
+
+
+class Result(NamedTuple):
+    """What one statement of a packet answered."""
+
+    rows: tuple[Row, ...]
+    affected: int
+    insert_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a connection learned about its server when it was opened."""
+
+    version: str
+    version_tuple: tuple[int, int, int]
+    is_mariadb: bool
+    max_allowed_packet: int
+    identity: tuple[str, ...]
+    """Host name, port, server id and socket: two connections with equal identities talk to the same server."""
+
+
+_OK_EMPTY: tuple[Row, ...] = ()
+
+
+def _collect(raw: Any, count: int, make: Callable[[Any], Any]) -> list[Result]:
+    """Read the results of a packet that was just sent; `make` wraps a pending result set."""
+    results: list[Result] = []
+    while True:
+        result = make(raw)
+        if result is None:
+            results.append(Result(_OK_EMPTY, raw.affected_rows(), raw.insert_id()))
+        else:
+            rows = result.fetch_row(0)
+            results.append(Result(rows, len(rows), 0))
+        try:
+            if raw.next_result() == -1:
+                break
+        except _exceptions.MySQLError as error:
+            raise _driver_error(error, len(results)) from error
+    if len(results) != count:
+        # KILL QUERY between two statements ends a packet early; what follows cannot be told apart, so give it up.
+        raise DriverError(2013, f"the server answered {len(results)} of {count} statements", len(results))
+    return results
+
+
+def _driver_error(error: _exceptions.MySQLError, index: int) -> DriverError:
+    errno = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    message = str(error.args[1]) if len(error.args) > 1 else str(error)
+    if errno in (0, 2000):
+        # mysqlclient reports an unreadable state (a closed or desynchronised connection) without a number.
+        errno = 2013
+    return DriverError(errno, message, index)
+
+
+class Connection:
+    """One connection to the server, for one packet at a time.
+
+    Not safe to share: whoever holds it uses it alone. It remembers the process that opened it, since after a fork
+    the child must not touch the parent's socket.
+    """
+
+    __slots__ = ("_raw", "broken", "created_at", "last_used", "pid", "server", "thread_id")
+
+    def __init__(self, raw: Any, server: ServerInfo) -> None:
+        self._raw = raw
+        self.server = server
+        self.thread_id: int = raw.thread_id()
+        self.pid = os.getpid()
+        self.created_at = self.last_used = time.monotonic()
+        self.broken = False
+
+    def run(self, text: bytes, count: int) -> list[Result]:
+        """Send one packet of `count` statements and return their results in order.
+
+        Raises
+        ------
+        DriverError
+            With the index of the statement that failed. After an error that does not lose the connection it can be
+            used again (the caller rolls back).
+        """
+        raw = self._raw
+        if raw is None:
+            raise DriverError(2006, "the connection is closed", -1)
+        try:
+            raw.query(text)
+        except _exceptions.MySQLError as error:
+            failure = _driver_error(error, 0)
+            if failure.errno == NEVER_SENT_ERRNO:
+                failure.index = -1
+            self.broken = failure.lost
+            raise failure from error
+        try:
+            results = _collect(raw, count, _store)
+        except DriverError as failure:
+            self.broken = failure.lost
+            raise
+        except _exceptions.MySQLError as error:
+            self.broken = True
+            raise _driver_error(error, count) from error
+        except BaseException:
+            # An interrupt in the middle of a packet leaves results unread.
+            self.broken = True
+            raise
+        self.last_used = time.monotonic()
+        return results
+
+    def fetch(self, text: bytes) -> tuple[tuple[Any, ...], ...]:
+        """Run one query of the caller and return its rows as Python values."""
+        raw = self._raw
+        if raw is None:
+            raise DriverError(2006, "the connection is closed", -1)
+        try:
+            raw.query(text)
+            if not raw.field_count():
+                return ()
+            rows: tuple[tuple[Any, ...], ...] = _mysql.result(raw, 0, _converters()).fetch_row(0)
+        except _exceptions.MySQLError as error:
+            failure = _driver_error(error, 0)
+            self.broken = failure.lost
+            raise failure from error
+        self.last_used = time.monotonic()
+        return rows
+
+    def multi_statements(self, on: bool) -> None:
+        """Switch packets of several statements on or off on this connection (off while callers send their SQL)."""
+        try:
+            self._raw.set_server_option(0 if on else 1)
+        except _exceptions.MySQLError as error:
+            self.broken = True
+            raise _driver_error(error, -1) from error
+
+    def close(self) -> None:
+        """Close without complaint; a connection of the parent process is dropped, not closed."""
+        raw, self._raw = self._raw, None
+        self.broken = True
+        if raw is None:
+            return
+        if self.pid != os.getpid():
+            # COM_QUIT from the child would end the parent's session.
+            _orphans.append(raw)
+            return
+        with contextlib.suppress(_exceptions.MySQLError):
+            raw.close()
+
+    def shutdown_socket(self) -> None:
+        """Wake a thread that waits for this connection's answer; used only when closing takes too long."""
+        raw = self._raw
+        if raw is None:
+            return
+        import socket
+
+        with contextlib.suppress(OSError, _exceptions.MySQLError):
+            duplicate = socket.socket(fileno=os.dup(raw.fileno()))
+            with duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+
+# Connections inherited over a fork: kept alive for ever, because freeing one would write to the parent's socket.
+_orphans: list[Any] = []
+
+
+def _store(raw: Any) -> Any:
+    return _mysql.result(raw, 0, {}) if raw.field_count() else None
+
+
+@lru_cache(maxsize=1)
+def _converters() -> dict[int, object]:
+    """The driver's own converters, with text as `str` and binary values as `bytes`."""
+    found: dict[int, object] = dict(conversions)
+    for kind in (
+        FIELD_TYPE.STRING,
+        FIELD_TYPE.VAR_STRING,
+        FIELD_TYPE.VARCHAR,
+        FIELD_TYPE.TINY_BLOB,
+        FIELD_TYPE.BLOB,
+        FIELD_TYPE.MEDIUM_BLOB,
+        FIELD_TYPE.LONG_BLOB,
+    ):
+        found[kind] = ((FLAG.BINARY, bytes), (None, str))
+    found[FIELD_TYPE.JSON] = str
+    return found
+
+
+def foreign_run(connection: Any, text: bytes) -> Result:
+    """Run one statement on a connection that belongs to the caller (a `MySQLdb` connection).
+
+    Values come back as bytes, whatever converters the caller has set.
+    """
+    try:
+        connection.query(text)
+        result = _store(connection)
+        if result is None:
+            return Result(_OK_EMPTY, connection.affected_rows(), connection.insert_id())
+        rows = result.fetch_row(0)
+        return Result(rows, len(rows), 0)
+    except _exceptions.MySQLError as error:
+        raise _driver_error(error, 0) from error
+
+
+def is_driver_connection(value: object) -> bool:
+    """Is this a connection of mysqlclient?"""
+    return isinstance(value, _mysql.connection)
+
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+
+
+def parse_version(text: str) -> tuple[tuple[int, int, int], bool]:
+    """Read ``"5.5.5-10.11.19-MariaDB"`` or ``"9.7.4"`` as (version, is MariaDB)."""
+    is_mariadb = "mariadb" in text.lower()
+    text = text.removeprefix("5.5.5-") if is_mariadb else text
+    match = _VERSION.search(text)
+    if match is None:
+        raise ConfigurationError(f"cannot read the server's version {text!r}")
+    major, minor, patch = (int(part) for part in match.groups())
+    return (major, minor, patch), is_mariadb
+
+
+def _check_version(text: str) -> tuple[tuple[int, int, int], bool]:
+    version, is_mariadb = parse_version(text)
+    oldest = (10, 6, 0) if is_mariadb else (8, 0, 19)
+    if version < oldest:
+        name = "MariaDB" if is_mariadb else "MySQL"
+        needed = ".".join(str(part) for part in oldest)
+        raise ConfigurationError(f"{name} {text} is too old: celers needs {name} {needed} or newer")
+    return version, is_mariadb
+
+
+def _ssl_options(options: ConnectOptions) -> dict[str, Any]:
+    found = {
+        key: value
+        for key, value in (("ca", options.ssl_ca), ("cert", options.ssl_cert), ("key", options.ssl_key))
+        if value
+    }
+    arguments: dict[str, Any] = {}
+    if found:
+        arguments["ssl"] = found
+    if options.ssl_mode:
+        arguments["ssl_mode"] = options.ssl_mode
+    return arguments
+
+
+def connect(options: ConnectOptions, *, read_timeout: float | None = None) -> Connection:
+    """Open a connection with the session settings that the storage protocol needs.
+
+    Parameters
+    ----------
+    options : ConnectOptions
+        Where and as whom. An embedded server is started when it does not run.
+    read_timeout : float, optional
+        Seconds to wait for an answer before the connection counts as lost; overrides the options' value.
+
+    Raises
+    ------
+    BrokerConnectionError
+        The server cannot be reached or refuses the account.
+    ConfigurationError
+        The server is too old, logs statements only, or TLS was required and is not in use.
+    """
+    if options.embedded_dir is not None:
+        from celers.embedded import ensure
+
+        options = ensure(options)
+    arguments: dict[str, Any] = {
+        "user": options.user or "",
+        "connect_timeout": max(1, round(options.connect_timeout)),
+        "read_timeout": max(1, round(read_timeout if read_timeout is not None else options.read_timeout)),
+        "write_timeout": max(1, round(options.write_timeout)),
+        "client_flag": _FLAGS,
+        "conv": {},
+        "charset": "utf8mb4",
+        **_ssl_options(options),
+    }
+    if options.password:
+        arguments["password"] = options.password
+    if options.database:
+        arguments["database"] = options.database
+    if options.unix_socket:
+        arguments["unix_socket"] = options.unix_socket
+    else:
+        arguments["host"] = options.host
+        arguments["port"] = options.port
+    try:
+        raw = _mysql.connect(**arguments)
+    except _exceptions.MySQLError as error:
+        failure = _driver_error(error, -1)
+        raise BrokerConnectionError(
+            f"cannot connect to {options.safe_url()}: [{failure.errno}] {failure.message}", errno=failure.errno
+        ) from error
+    try:
+        return _greet(raw, options)
+    except BaseException as error:
+        with contextlib.suppress(_exceptions.MySQLError):
+            raw.close()
+        if isinstance(error, DriverError):
+            raise BrokerConnectionError(
+                f"cannot set up the session on {options.safe_url()}: [{error.errno}] {error.message}",
+                errno=error.errno,
+            ) from error
+        raise
+
+
+def _greet(raw: Any, options: ConnectOptions) -> Connection:
+    """Check the server and set the session up, in one round trip."""
+    version_text: str = raw.get_server_info()
+    version, is_mariadb = _check_version(version_text)
+    limit = b"max_statement_time=0" if is_mariadb else b"max_execution_time=0"
+    try:
+        raw.query(_SESSION % limit)
+        results = _collect(raw, _SESSION_STATEMENTS, _store)
+    except _exceptions.MySQLError as error:
+        raise _driver_error(error, 0) from error
+    found = {(row[0] or b"").decode().lower(): (row[1] or b"").decode("utf-8", "replace") for row in results[2].rows}
+    if found.get("log_bin", "OFF").upper() in ("ON", "1") and found.get("binlog_format", "ROW").upper() == "STATEMENT":
+        raise ConfigurationError(
+            "the server's binlog_format is STATEMENT, which READ COMMITTED cannot use: set it to ROW or MIXED"
+        )
+    mode = (options.ssl_mode or "").upper()
+    cipher = results[3].rows[0][1] if results[3].rows else b""
+    if mode in ("REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY") and not cipher:
+        raise ConfigurationError(f"ssl_mode={mode} was asked for, but the connection to the server is not encrypted")
+    server = ServerInfo(
+        version=version_text.removeprefix("5.5.5-"),
+        version_tuple=version,
+        is_mariadb=is_mariadb,
+        max_allowed_packet=int(found.get("max_allowed_packet", "1048576")),
+        identity=tuple(found.get(key, "") for key in ("hostname", "port", "server_id", "socket")),
+    )
+    return Connection(raw, server)
+
+
+def map_error(failure: DriverError, *, outcome_unknown: bool = False) -> BrokerError | ConfigurationError:
+    """Turn a driver's error into one of the package's, by its number alone."""
+    errno, text = failure.errno, f"[{failure.errno}] {failure.message}"
+    if failure.lost or outcome_unknown:
+        reason = "the connection to the server was lost"
+        if outcome_unknown:
+            reason += " while a commit was under way, whose outcome is unknown"
+        return BrokerConnectionError(f"{reason}: {text}", errno=errno, outcome_unknown=outcome_unknown)
+    if errno in (1146, 1054):
+        return ConfigurationError(f"the database's schema does not fit this version: run `celers migrate` ({text})")
+    return BrokerError(f"the database refused a statement: {text}", errno=errno, outcome_unknown=outcome_unknown)

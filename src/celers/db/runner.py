@@ -1,0 +1,228 @@
+"""Carries operations out for blocking callers.
+
+Three runners share the operations: `BlockingRunner` over the pool, `TransactionRunner` inside `with_transaction`,
+and `CallerRunner` on a connection that the caller handed in. The latter two run statement by statement inside a
+transaction that they neither begin nor end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from celers.db.driver import Connection, DriverError, Result, foreign_run, is_driver_connection, map_error
+from celers.db.session import Acquire, Discard, Send, Session, Sleep, drive
+from celers.errors import BrokerError, ConfigurationError, ValidationError
+
+if TYPE_CHECKING:
+    from celers.components.base import Component
+    from celers.core import Core
+    from celers.db.pool import Pool
+    from celers.operation import Operation, Packet, Steps
+
+__all__ = ["BlockingRunner", "CallerRunner", "TransactionRunner"]
+
+R = TypeVar("R")
+
+
+class BlockingRunner:
+    """Runs operations on connections of a pool."""
+
+    foreign = False
+    is_async = False
+
+    def __init__(self, core: Core, pool: Pool) -> None:
+        self.core = core
+        self.pool = pool
+
+    def bind(self, operation: Operation[..., R], component: Component[Any]) -> Callable[..., R]:
+        """Make the callable that users see for one operation of one component."""
+        steps, kind, repeat, needs_queue = (
+            operation.steps,
+            operation.kind,
+            operation.repeat_unknown,
+            operation.needs_queue,
+        )
+        core = self.core
+
+        def call(*args: Any, **kwargs: Any) -> R:
+            connection = kwargs.get("connection")
+            if connection is not None:
+                with CallerRunner(core, self, connection) as runner:
+                    return runner.run(steps, type(component)(core, runner), args, kwargs)
+            if needs_queue and not core.has_queue_id:
+                self.intern_queue()
+            return self.run(lambda: steps(component, *args, **kwargs), kind, repeat)
+
+        return call
+
+    def intern_queue(self) -> None:
+        """Find or make the queue's number, in a transaction of its own."""
+        from celers.components.queues import Queues
+
+        self.run(lambda: Queues.intern.steps(Queues(self.core, self)), "plain", True)
+
+    def run(self, make: Callable[[], Steps[R]], kind: Any, repeat_unknown: bool) -> R:
+        """Run one operation to its end."""
+        session = Session()
+        requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
+        pool = self.pool
+        answer: Any = None
+        failure: BaseException | None = None
+        try:
+            while True:
+                request = requests.throw(failure) if failure is not None else requests.send(answer)
+                failure = None
+                try:
+                    if type(request) is Send:
+                        answer = request.connection.run(request.text, request.count)
+                    elif type(request) is Acquire:
+                        answer = pool.acquire()
+                    elif type(request) is Discard:
+                        pool.discard(request.connection)
+                    elif type(request) is Sleep:
+                        time.sleep(request.secs)
+                except Exception as error:  # noqa: BLE001 - it is thrown into the operation
+                    failure = error
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            connection = session.connection
+            if connection is not None:
+                if session.in_transaction or session.in_flight:
+                    pool.discard(connection)
+                else:
+                    pool.release(connection)
+            requests.close()
+
+
+class _InsideRunner:
+    """Runs operations statement by statement inside a transaction that somebody else begins and ends.
+
+    Each operation stands under a savepoint, so that one that fails leaves nothing behind in a transaction that its
+    owner may still commit.
+    """
+
+    foreign = True
+    is_async = False
+
+    def __init__(self, core: Core, outer: BlockingRunner) -> None:
+        self.core = core
+        self.outer = outer
+
+    def _one(self, text: bytes) -> Result:
+        raise NotImplementedError
+
+    def bind(self, operation: Operation[..., R], component: Component[Any]) -> Callable[..., R]:
+        """Make the callable of one operation, bound to this transaction."""
+        steps, needs_queue = operation.steps, operation.needs_queue
+
+        def call(*args: Any, **kwargs: Any) -> R:
+            if needs_queue and not self.core.has_queue_id:
+                self.outer.intern_queue()
+            return self.run(steps, component, args, kwargs)
+
+        return call
+
+    def run(
+        self, steps: Callable[..., Steps[R]], component: Component[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> R:
+        """Run one operation under a savepoint."""
+        self._statement(b"SAVEPOINT celers_operation")
+        try:
+            result = self._steps(steps(component, *args, **kwargs))
+        except BaseException:
+            # After a deadlock or a lost connection there is no savepoint; the owner learns the first reason.
+            with suppress(BrokerError):
+                self._statement(b"ROLLBACK TO SAVEPOINT celers_operation")
+            raise
+        self._statement(b"RELEASE SAVEPOINT celers_operation")
+        return result
+
+    def _steps(self, steps: Steps[R]) -> R:
+        reply: list[Result] | None = None
+        failure: BaseException | None = None
+        while True:
+            try:
+                if failure is not None:
+                    error, failure = failure, None
+                    packet = steps.throw(error)
+                else:
+                    packet = steps.send(reply) if reply is not None else next(steps)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            try:
+                reply = self._packet(packet)
+            except Exception as error:  # noqa: BLE001 - it is thrown into the operation
+                failure = error
+
+    def _packet(self, packet: Packet) -> list[Result]:
+        results: list[Result] = []
+        for index, text in enumerate(packet.statements):
+            try:
+                results.append(self._one(text))
+            except DriverError as error:
+                factory = (packet.errors or {}).get((index, error.errno))
+                raise (factory() if factory is not None else map_error(error)) from error
+        return results
+
+    def _statement(self, text: bytes) -> Result:
+        try:
+            return self._one(text)
+        except DriverError as error:
+            raise map_error(error) from error
+
+
+class TransactionRunner(_InsideRunner):
+    """Runs operations on the connection of one `with_transaction`."""
+
+    def __init__(self, core: Core, outer: BlockingRunner, connection: Connection) -> None:
+        super().__init__(core, outer)
+        self.connection = connection
+
+    def _one(self, text: bytes) -> Result:
+        return self.connection.run(text, 1)[0]
+
+
+class CallerRunner(_InsideRunner):
+    """Runs one operation on a connection of the caller, who commits.
+
+    Nothing of the connection's session is changed and nothing is committed. A connection without an open
+    transaction in autocommit mode would commit each statement by itself, so it is refused.
+    """
+
+    def __init__(self, core: Core, outer: BlockingRunner, connection: Any) -> None:
+        super().__init__(core, outer)
+        if not is_driver_connection(connection):
+            raise ValidationError(
+                f"connection={type(connection).__name__} is not a MySQLdb connection", parameter="connection"
+            )
+        if not str(connection.character_set_name()).startswith("utf8"):
+            raise ConfigurationError(
+                f"the connection's character set is {connection.character_set_name()}: use utf8mb4"
+            )
+        self.connection = connection
+
+    def __enter__(self) -> Self:
+        if not self.core.has_queue_id:
+            self.outer.intern_queue()
+        if self.connection.get_autocommit():
+            try:
+                self._one(b"SAVEPOINT celers_check")
+                self._one(b"RELEASE SAVEPOINT celers_check")
+            except DriverError as error:
+                if error.errno == 1305:
+                    raise ValidationError(
+                        "connection= is in autocommit mode and has no open transaction: begin one first",
+                        parameter="connection",
+                    ) from None
+                raise map_error(error) from error
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def _one(self, text: bytes) -> Result:
+        return foreign_run(self.connection, text)

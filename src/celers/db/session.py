@@ -1,0 +1,294 @@
+"""How one operation is carried out, as a generator of requests that a blocking or an asyncio loop fulfils.
+
+All decisions about transactions, retries and lost connections are taken here, once. A loop only knows how to fulfil
+five requests: acquire, send, discard, sleep, reconnect.
+
+What happens on an error of a packet
+------------------------------------
+- deadlock, lock wait timeout and their kin: roll back, wait (10 ms doubling, full jitter), repeat, five attempts;
+- connection lost before anything was sent: repeat on another connection, unseen by the caller;
+- connection lost while nothing could have been committed: start the operation anew on another connection;
+- connection lost after a COMMIT was sent: the outcome is unknown. The old session is killed on the server and waited
+  for, so that it can change nothing any more. Then the error is thrown into the operation, which can look at what is
+  stored; without that, it is started anew (`repeat_unknown`) or the error reaches the caller;
+- anything else: roll back and throw the mapped error into the operation.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celers.db.driver import Connection, DriverError, Result, map_error
+from celers.errors import BrokerConnectionError, BrokerError, CelersError
+from celers.operation import Packet, Restart, Steps
+
+if TYPE_CHECKING:
+    from celers.operation import Kind
+
+__all__ = ["Acquire", "Discard", "Send", "Session", "Sleep", "drive"]
+
+R = TypeVar("R")
+
+RETRY_ERRNOS = frozenset({1020, 1205, 1213, 3101})
+ATTEMPTS = 5
+FIRST_DELAY_SECS = 0.010
+RECONNECTS = 8
+SETTLE_SECS = 15.0
+QUERY_INTERRUPTED = 1317
+
+_START = b"START TRANSACTION"
+_COMMIT = b"COMMIT"
+
+
+class Acquire:
+    """Ask for a connection."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True)
+class Send:
+    """Ask to send a packet of `count` statements; answered by the results or a `DriverError`."""
+
+    connection: Any
+    text: bytes
+    count: int
+
+
+@dataclass(slots=True)
+class Discard:
+    """Ask to close a connection that cannot be used again."""
+
+    connection: Any
+
+
+@dataclass(slots=True)
+class Sleep:
+    """Ask to wait."""
+
+    secs: float
+
+
+Request = Acquire | Send | Discard | Sleep
+
+_ACQUIRE = Acquire()
+
+
+@dataclass(slots=True)
+class Session:
+    """What an operation holds while it runs; the loop cleans it up however the operation ends."""
+
+    connection: Any = None
+    in_transaction: bool = False
+    in_flight: bool = field(default=False)
+
+
+def backoff(attempt: int) -> float:
+    """Seconds to wait before retry `attempt` (from 0): 10 ms doubling, with full jitter."""
+    return random.random() * FIRST_DELAY_SECS * float(2**attempt)
+
+
+def drive(
+    make: Callable[[], Steps[R]], kind: Kind, session: Session, *, repeat_unknown: bool = False
+) -> Generator[Request, Any, R]:
+    """Carry out one operation.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the operation's generator; called again when the operation starts anew.
+    kind : {"transaction", "read", "plain"}
+    session : Session
+        Filled in while the operation runs.
+    repeat_unknown : bool
+        Start anew when the outcome of a commit is unknown and the operation does not handle it.
+    """
+    steps = make()
+    reply: list[Result] | None = None
+    failure: BaseException | None = None
+    attempt = 0
+    reconnects = 0
+    while True:
+        # 1. What does the operation want next?
+        try:
+            if failure is not None:
+                error, failure = failure, None
+                packet = steps.throw(error)
+            else:
+                packet = steps.send(reply) if reply is not None else next(steps)
+        except StopIteration as stop:
+            if not session.in_transaction:
+                return stop.value  # type: ignore[no-any-return]
+            result: R = stop.value
+            packet = None
+        except Restart:
+            yield from _rollback(session)
+            if attempt + 1 >= ATTEMPTS * 4:
+                raise BrokerError("rows kept changing under the operation: repeat it", retryable=True) from None
+            yield Sleep(backoff(min(attempt, 4)))
+            attempt += 1
+            steps, reply = make(), None
+            continue
+        except BrokerConnectionError as error:
+            if error.outcome_unknown and repeat_unknown and reconnects <= RECONNECTS:
+                steps, reply = make(), None
+                continue
+            yield from _rollback(session)
+            raise
+        except BaseException:
+            yield from _rollback(session)
+            raise
+
+        # 2. Send it, framed by START TRANSACTION and COMMIT where they belong.
+        while True:
+            opened = session.in_transaction
+            text, count, offset, commit_at = _frame(packet, kind, opened)
+            try:
+                if session.connection is None:
+                    session.connection = yield _ACQUIRE
+                session.in_flight = True
+                results = yield Send(session.connection, text, count)
+            except DriverError as error:
+                session.in_flight = False
+                reason = error
+            else:
+                session.in_flight = False
+                session.in_transaction = commit_at < 0 and kind == "transaction"
+                if packet is None:
+                    return result
+                end = len(results) if commit_at < 0 else commit_at
+                reply = results[offset:end]
+                break
+
+            # 3. It failed: what is known about its outcome, and what may be repeated?
+            lost = reason.lost or (reason.errno == QUERY_INTERRUPTED and reason.index == commit_at)
+            if lost:
+                broken, session.connection = session.connection, None
+                session.in_transaction = False
+                yield Discard(broken)
+                reconnects += 1
+                told = reason.errno in (1927, 1053, 3169, 4031) and 0 <= reason.index != commit_at
+                sent = reason.index >= 0
+                may_have_changed = sent and not told and (commit_at >= 0 or kind == "plain")
+                if may_have_changed:
+                    unknown = map_error(reason, outcome_unknown=True)
+                    unknown.__cause__ = reason
+                    if not (yield from _settle(session, broken)):
+                        steps.close()
+                        raise unknown
+                    if packet is None:
+                        # The operation itself is over; only its commit is in doubt.
+                        if not repeat_unknown:
+                            raise unknown
+                        steps, reply = make(), None
+                    else:
+                        failure = unknown
+                    break
+                if reconnects > RECONNECTS:
+                    steps.close()
+                    raise map_error(reason) from reason
+                if opened or packet is None:
+                    steps, reply = make(), None
+                    break
+                continue
+            if reason.errno in RETRY_ERRNOS:
+                session.in_transaction = kind == "transaction"
+                yield from _rollback(session)
+                attempt += 1
+                if attempt >= ATTEMPTS:
+                    steps.close()
+                    raise map_error(reason) from reason
+                yield Sleep(backoff(attempt - 1))
+                if opened or packet is None:
+                    steps, reply = make(), None
+                    break
+                continue
+            session.in_transaction = kind == "transaction"
+            yield from _rollback(session)
+            if packet is None:
+                raise map_error(reason) from reason
+            failure = _meaning(packet, reason, offset)
+            failure.__cause__ = reason
+            break
+
+
+def _frame(packet: Packet | None, kind: Kind, opened: bool) -> tuple[bytes, int, int, int]:
+    """Text, number of statements, index of the packet's own first statement, index of COMMIT (-1 without)."""
+    if packet is None:
+        return _COMMIT, 1, 0, 0
+    statements = packet.statements
+    count = len(statements)
+    if kind != "transaction":
+        return (statements[0] if count == 1 else b";".join(statements)), count, 0, -1
+    offset = 0 if opened else 1
+    parts = (*statements, _COMMIT) if packet.commit else statements
+    if offset:
+        parts = (_START, *parts)
+    commit_at = len(parts) - 1 if packet.commit else -1
+    return b";".join(parts), len(parts), offset, commit_at
+
+
+def _meaning(packet: Packet, reason: DriverError, offset: int) -> CelersError:
+    if packet.errors is not None:
+        factory = packet.errors.get((reason.index - offset, reason.errno))
+        if factory is not None:
+            return factory()
+    return map_error(reason)
+
+
+def _rollback(session: Session) -> Generator[Request, Any, None]:
+    """End an open transaction without effect; a connection that cannot do that is closed."""
+    connection = session.connection
+    if connection is None or not session.in_transaction:
+        session.in_transaction = False
+        return
+    session.in_transaction = False
+    try:
+        yield Send(connection, b"ROLLBACK", 1)
+    except DriverError:
+        session.connection = None
+        yield Discard(connection)
+
+
+def _settle(session: Session, lost: Connection) -> Generator[Request, Any, bool]:
+    """Make sure that a lost session can change nothing any more; False when that cannot be found out in time.
+
+    A packet whose answer never came may still wait behind a lock and commit later, so the old thread is killed and
+    waited for. A server that was started after the lost connection was opened cannot hold the thread.
+    """
+    deadline = time.monotonic() + SETTLE_SECS
+    delay = 0.005
+    while time.monotonic() < deadline:
+        try:
+            if session.connection is None:
+                session.connection = yield _ACQUIRE
+            connection = session.connection
+            if connection.server.identity != lost.server.identity:
+                # Another server answers under this address: what the first one did cannot be asked here.
+                return False
+            if connection.created_at > lost.created_at and connection.thread_id <= lost.thread_id:
+                # Thread numbers only grow while a server runs.
+                return True
+            uptime = yield Send(connection, b"SHOW GLOBAL STATUS LIKE 'Uptime'", 1)
+            age = time.monotonic() - lost.created_at
+            if int(uptime[0].rows[0][1] or b"0") + 1 < age:
+                return True
+            threads = yield Send(connection, b"SHOW PROCESSLIST", 1)
+            if not any(int(row[0] or b"0") == lost.thread_id for row in threads[0].rows):
+                return True
+            yield Send(connection, b"KILL %d" % lost.thread_id, 1)
+        except DriverError as error:
+            if error.lost:
+                broken, session.connection = session.connection, None
+                yield Discard(broken)
+        except BrokerConnectionError:
+            session.connection = None
+        except BrokerError:
+            return False
+        yield Sleep(delay)
+        delay = min(delay * 2, 0.2)
+    return False

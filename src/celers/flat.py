@@ -1,0 +1,97 @@
+"""The flat names of the broker: one line for each, pointing to the operation that it is.
+
+``broker.requeue_from_dlq`` and ``broker.dlq.requeue`` are the same operation.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from celers.components.consumer import Consumer
+from celers.components.dlq import DeadLetters
+from celers.components.maintenance import Maintenance
+from celers.components.migrations import Migrations
+from celers.components.producer import Producer
+from celers.components.queues import Queues
+from celers.components.results import Results
+from celers.components.tasks import Tasks
+from celers.components.workers import Workers
+from celers.operation import Async, Flat, Sync, flat
+
+__all__ = ["FlatNames"]
+
+M = TypeVar("M", Sync, Async)
+
+
+class FlatNames(Flat[M]):
+    """Every operation under the name that the specification gives it."""
+
+    # producer: put work in
+    enqueue = flat(Producer.enqueue)
+    enqueue_at = flat(Producer.enqueue_at)
+    enqueue_after = flat(Producer.enqueue_after)
+    enqueue_batch = flat(Producer.enqueue_batch)
+    enqueue_with_retry_policy = flat(Producer.enqueue_with_retry_policy)
+
+    # consumer: take work out and settle it
+    dequeue = flat(Consumer.dequeue)
+    dequeue_batch = flat(Consumer.dequeue_batch)
+    dequeue_with_worker_id = flat(Consumer.dequeue_with_worker_id)
+    ack = flat(Consumer.ack)
+    ack_batch = flat(Consumer.ack_batch)
+    ack_batch_with_results = flat(Consumer.ack_batch_with_results)
+    reject = flat(Consumer.reject)
+    reject_batch = flat(Consumer.reject_batch)
+    reject_with_retry_policy = flat(Consumer.reject_with_retry_policy)
+
+    # tasks: look at stored tasks and change them
+    get_task = flat(Tasks.get)
+    list_tasks = flat(Tasks.page)
+    list_scheduled_tasks = flat(Tasks.scheduled_page)
+    count_scheduled_tasks = flat(Tasks.count_scheduled)
+    cancel = flat(Tasks.cancel)
+    cancel_batch = flat(Tasks.cancel_batch)
+    expire_pending_tasks = flat(Tasks.expire_pending)
+    update_batch_state = flat(Tasks.update_state)
+
+    # results: what tasks returned
+    store_result = flat(Results.store)
+    store_result_batch = flat(Results.store_batch)
+    get_result = flat(Results.get)
+    get_result_batch = flat(Results.get_batch)
+    delete_result = flat(Results.delete)
+    archive_results = flat(Results.archive)
+
+    # queue: pause, drain, limits, numbers
+    pause = flat(Queues.pause)
+    resume = flat(Queues.resume)
+    is_paused = flat(Queues.is_paused)
+    enable_drain_mode = flat(Queues.enable_drain_mode)
+    disable_drain_mode = flat(Queues.disable_drain_mode)
+    is_drain_mode = flat(Queues.is_drain_mode)
+    queue_size = flat(Queues.size)
+    get_statistics = flat(Queues.statistics)
+    has_capacity = flat(Queues.has_capacity)
+    enqueue_with_capacity = flat(Queues.enqueue_with_capacity)
+
+    # dlq: dead letters
+    list_dlq = flat(DeadLetters.page)
+
+    # workers: who is alive
+    register_worker = flat(Workers.register)
+    update_worker_heartbeat = flat(Workers.update_heartbeat)
+    unregister_worker = flat(Workers.unregister)
+    get_all_worker_heartbeats = flat(Workers.heartbeats)
+    list_active_workers = flat(Workers.list_active)
+    get_worker_statistics = flat(Workers.get_statistics)
+    get_all_worker_statistics = flat(Workers.all_statistics)
+
+    # maintenance: recover and purge
+    recover_stuck_tasks = flat(Maintenance.recover_stuck)
+    requeue_stuck_tasks_by_worker = flat(Maintenance.requeue_stuck_of_worker)
+    purge_all = flat(Maintenance.purge_all)
+
+    # migrations: the version of the schema
+    migrate = flat(Migrations.migrate)
+    list_migrations = flat(Migrations.applied)
+    verify_migrations = flat(Migrations.verify)

@@ -1,0 +1,157 @@
+"""The background heartbeat of a broker's consumers, and the named lock of the maintenance leader.
+
+Both use a connection of their own, outside the pool and its counters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from celers.db.driver import Connection, DriverError, connect, map_error
+from celers.errors import CelersError
+from celers.sql import Statements
+
+if TYPE_CHECKING:
+    from celers.core import Core
+    from celers.db.url import ConnectOptions
+
+__all__ = ["Heartbeat", "Leadership", "try_lead"]
+
+logger = logging.getLogger("celers.heartbeat")
+
+LONGEST_PERIOD_SECS = 60.0
+
+
+class Heartbeat:
+    """A daemon thread that beats for the consumers of one broker while the process lives.
+
+    It starts with the first consumer and ends when the broker is closed or collected.
+    """
+
+    def __init__(self, options: ConnectOptions, prefix: str, lease_secs: int) -> None:
+        self._options = options
+        self._sql = Statements(prefix)
+        self._period = min(max(lease_secs / 5.0, 0.2), LONGEST_PERIOD_SECS)
+        self._cores: weakref.WeakSet[Core] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+
+    def watch(self, core: Core) -> None:
+        """Beat for the consumers of this queue too."""
+        self._cores.add(core)
+        core.slots.on_open = self._start
+
+    def _start(self) -> None:
+        if self._pid != os.getpid():
+            self._lock = threading.Lock()
+            self._stop = threading.Event()
+            self._thread = None
+            self._pid = os.getpid()
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                numbers = weakref.WeakMethod(self._numbers)
+                self._thread = threading.Thread(
+                    target=_beat_until,
+                    args=(self._stop, self._period, numbers, self._options, self._sql),
+                    name="celers-heartbeat",
+                    daemon=True,
+                )
+                self._thread.start()
+
+    def _numbers(self) -> list[int]:
+        return [number for core in list(self._cores) for number in core.slots.numbers()]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None and self._pid == os.getpid() and thread is not threading.current_thread():
+            thread.join(timeout=2.0)
+
+
+def _beat_until(
+    stop: threading.Event,
+    period: float,
+    numbers: Callable[[], Callable[[], list[int]] | None],
+    options: ConnectOptions,
+    sql: Statements,
+) -> None:
+    """The thread's loop; it holds the broker weakly, so that a forgotten broker can go."""
+    connection: Connection | None = None
+    try:
+        while not stop.wait(period):
+            method = numbers()
+            if method is None:
+                return
+            wanted = method()
+            del method
+            if not wanted:
+                continue
+            try:
+                if connection is None or connection.broken:
+                    connection = connect(options)
+                connection.run(sql("consumer", "beat", numbers=wanted), 1)
+            except (CelersError, DriverError) as error:
+                logger.warning("a heartbeat could not be sent and is tried again: %s", error)
+                if connection is not None:
+                    connection.close()
+                    connection = None
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+class Leadership:
+    """The named lock of the maintenance leader, held by a connection of its own.
+
+    The server releases the lock when the connection ends, so a leader that dies is followed by another.
+    """
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection = connection
+        self._name = name
+
+    def alive(self) -> bool:
+        """Ask the server whether this connection still holds the lock."""
+        try:
+            results = self._connection.run(b"SELECT IS_USED_LOCK('%s') = CONNECTION_ID()" % self._name.encode(), 1)
+        except DriverError:
+            return False
+        return results[0].rows[0][0] == b"1"
+
+    def release(self) -> None:
+        """Give the lock up."""
+        with contextlib.suppress(DriverError):
+            self._connection.run(b"DO RELEASE_LOCK('%s')" % self._name.encode(), 1)
+        self._connection.close()
+
+
+def lock_name(purpose: str, database: str, prefix: str) -> str:
+    """Name a server-wide lock: at most 64 characters, equal for equal databases and prefixes, blind to case."""
+    digest = hashlib.sha256(f"{database}\0{prefix}".encode()).hexdigest()[:32]
+    return f"celers:{purpose}:{digest}"
+
+
+def try_lead(options: ConnectOptions, prefix: str) -> Leadership | None:
+    """Become the maintenance leader of the database; None when another process is."""
+    connection = connect(options)
+    try:
+        database = connection.run(b"SELECT DATABASE()", 1)[0].rows[0][0] or b""
+        name = lock_name("leader", database.decode(), prefix)
+        got = connection.run(b"SELECT GET_LOCK('%s', 0)" % name.encode(), 1)[0].rows[0][0] == b"1"
+    except DriverError as error:
+        connection.close()
+        raise map_error(error) from error
+    if got:
+        return Leadership(connection, name)
+    connection.close()
+    return None

@@ -1,0 +1,201 @@
+"""Operations: what to ask the server, written once, without I/O.
+
+Theory of operation
+-------------------
+A component's method decides *which statements* answer a call. It is a generator: it yields a `Packet` of one or more
+statements and receives the list of their results. It never touches a connection. A runner (`celers.db.runner` for
+blocking code, `celers.db.aio` for asyncio) interprets the generator: it takes a connection, adds START TRANSACTION
+and COMMIT, maps errors, repeats what may be repeated, and gives the connection back.
+
+Because of that
+
+- one definition serves `MysqlBroker` and `AsyncMysqlBroker`, the component's name and the flat name;
+- a unit test can step through an operation by hand, with no server and no mock;
+- a runner may start a generator anew after a deadlock. Code between two yields therefore has no effect outside the
+  generator, except in ``try ... finally`` pairs.
+
+A packet with ``commit=True`` ends its transaction in the same round trip; a packet yielded after it opens another.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
+
+from celers.errors import CelersError
+
+if TYPE_CHECKING:
+    from celers.components.base import Component
+    from celers.db.driver import Result
+
+__all__ = ["Async", "Flat", "Operation", "Packet", "Restart", "Steps", "Sync", "flat", "operation"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Steps: TypeAlias = "Generator[Packet, list[Result], R]"
+"""The type of an operation's generator; `R` is what the operation returns."""
+
+
+class Sync:
+    """Type-level mark of components that block."""
+
+
+class Async:
+    """Type-level mark of components whose operations are coroutines."""
+
+
+M = TypeVar("M", Sync, Async)
+
+
+class Packet:
+    """Statements that travel together and answer together.
+
+    Parameters
+    ----------
+    *statements : bytes
+        Complete statements without the separating semicolons.
+    commit : bool
+        End the transaction with this packet.
+    errors : mapping of (statement index, errno) to a factory of an exception
+        What a certain error of a certain statement means. It is thrown into the generator in place of `BrokerError`.
+    """
+
+    __slots__ = ("commit", "errors", "statements")
+
+    def __init__(
+        self,
+        *statements: bytes,
+        commit: bool = False,
+        errors: Mapping[tuple[int, int], Callable[[], CelersError]] | None = None,
+    ) -> None:
+        self.statements = statements
+        self.commit = commit
+        self.errors = errors
+
+
+class Restart(Exception):
+    """Raised by an operation that saw the rows change between its look and its lock: roll back and begin again."""
+
+
+Kind: TypeAlias = Literal["read", "transaction", "plain"]
+
+
+class Operation(Generic[P, R]):
+    """Descriptor of a component's method; binds to the component's runner.
+
+    Attributes
+    ----------
+    steps : callable
+        The generator function itself, for tests and for use inside other operations.
+    """
+
+    def __init__(
+        self,
+        steps: Callable[Concatenate[Any, P], Steps[R]],
+        kind: Kind,
+        repeat_unknown: bool,
+        give_back: str | None,
+        needs_queue: bool,
+    ) -> None:
+        self.steps = steps
+        self.kind: Kind = kind
+        self.repeat_unknown = repeat_unknown
+        self.give_back = give_back
+        self.needs_queue = needs_queue
+        self.name = steps.__name__
+        self.owner: type[Component[Any]] | None = None
+        functools.update_wrapper(cast(Any, self), steps)
+
+    def __set_name__(self, owner: type[Component[Any]], name: str) -> None:
+        self.owner = owner
+        self.name = name
+
+    @overload
+    def __get__(self, obj: None, owner: type, /) -> Operation[P, R]: ...
+    @overload
+    def __get__(self, obj: Component[Sync], owner: type, /) -> Callable[P, R]: ...
+    @overload
+    def __get__(self, obj: Component[Async], owner: type, /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, obj: Any, owner: type, /) -> Any:
+        if obj is None:
+            return self
+        bound = obj.runner.bind(self, obj)
+        functools.update_wrapper(bound, self.steps)
+        signature = inspect.signature(self.steps)
+        parameters = list(signature.parameters.values())[1:]
+        bound.__signature__ = signature.replace(parameters=parameters, return_annotation=_returned(self.steps))
+        # Kept on the instance, so that the descriptor is asked once per component.
+        obj.__dict__[self.name] = bound
+        return bound
+
+
+def _returned(steps: Callable[..., Any]) -> Any:
+    """The type of the result, out of the annotation ``Steps[...]``."""
+    text = steps.__annotations__.get("return", "")
+    if isinstance(text, str) and text.startswith("Steps[") and text.endswith("]"):
+        return text[len("Steps[") : -1]
+    return text
+
+
+def operation(
+    kind: Kind = "transaction", *, repeat_unknown: bool = False, give_back: str | None = None, needs_queue: bool = True
+) -> Callable[[Callable[Concatenate[Any, P], Steps[R]]], Operation[P, R]]:
+    """Make a generator method an operation.
+
+    Parameters
+    ----------
+    kind : {"transaction", "read", "plain"}
+        ``transaction``: all packets run in transactions of this operation. ``read``: statements that change nothing,
+        repeated after a lost connection. ``plain``: statements that commit by themselves, such as DDL.
+    repeat_unknown : bool
+        Starting anew is harmless when the outcome of a commit is unknown. Otherwise the error reaches the generator,
+        and the caller when the generator does not handle it.
+    give_back : str, optional
+        Name of an operation of the same component that undoes the result when an asyncio caller was cancelled.
+    needs_queue : bool
+        The operation uses the queue's number, so the queue has to be known to the database first.
+    """
+
+    def wrap(steps: Callable[Concatenate[Any, P], Steps[R]]) -> Operation[P, R]:
+        return Operation(steps, kind, repeat_unknown, give_back, needs_queue)
+
+    return wrap
+
+
+class Flat(Generic[M]):
+    """Base of the classes that offer operations under flat names."""
+
+
+class _FlatName(Generic[P, R]):
+    """Forwards a flat name to the operation of a component."""
+
+    def __init__(self, target: Operation[P, R]) -> None:
+        self.target = target
+        self.__doc__ = target.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, obj: None, owner: type, /) -> Operation[P, R]: ...
+    @overload
+    def __get__(self, obj: Flat[Sync], owner: type, /) -> Callable[P, R]: ...
+    @overload
+    def __get__(self, obj: Flat[Async], owner: type, /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, obj: Any, owner: type, /) -> Any:
+        if obj is None:
+            return self.target
+        component = self.target.owner
+        if component is None:  # pragma: no cover - a mistake in flat.py
+            raise TypeError(f"{self.name} forwards to an operation that belongs to no component")
+        bound = getattr(getattr(obj, component.attribute), self.target.name)
+        obj.__dict__[self.name] = bound
+        return bound
+
+
+def flat(target: Operation[P, R]) -> _FlatName[P, R]:
+    """Offer a component's operation under a flat name of the broker."""
+    return _FlatName(target)

@@ -1,0 +1,57 @@
+"""Small readers of the driver's values, which are bytes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from celers_fast.rows import parse_datetime
+
+__all__ = ["flag", "instant", "instant_or_none", "integer", "integer_or_none", "text", "text_or_none", "uuid"]
+
+Value = bytes | None
+
+
+def integer(value: Value) -> int:
+    """Read a number that is not NULL."""
+    return int(value)  # type: ignore[arg-type]
+
+
+def integer_or_none(value: Value) -> int | None:
+    """Read a number."""
+    return None if value is None else int(value)
+
+
+def flag(value: Value) -> bool:
+    """Read a BOOLEAN."""
+    return value == b"1"
+
+
+def text(value: Value) -> str:
+    """Read text that is not NULL."""
+    return value.decode("utf-8")  # type: ignore[union-attr]
+
+
+def text_or_none(value: Value) -> str | None:
+    """Read text."""
+    return None if value is None else value.decode("utf-8")
+
+
+def uuid(value: Value) -> UUID:
+    """Read a BINARY(16) that is not NULL."""
+    return UUID(bytes=value)
+
+
+def uuid_or_none(value: Value) -> UUID | None:
+    """Read a BINARY(16)."""
+    return None if value is None else UUID(bytes=value)
+
+
+def instant(value: Value) -> datetime:
+    """Read a DATETIME(6) that is not NULL, in UTC."""
+    return parse_datetime(value)  # type: ignore[arg-type]
+
+
+def instant_or_none(value: Value) -> datetime | None:
+    """Read a DATETIME(6), in UTC."""
+    return None if value is None else parse_datetime(value)

@@ -1,0 +1,124 @@
+-- name: open
+-- A new consumer: its row is its lease, its heartbeat and its counters.
+INSERT INTO celers_consumers (queue_id, worker_no, lease, lease_secs, heartbeat_at, started_at)
+VALUES (:queue_id, :worker_no, '[]', :lease_secs, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))
+
+-- name: guard_alive
+-- Locks the consumer's own row first; stops the packet with error 1690 when it was declared dead and removed.
+SELECT 9223372036854775807 + (COUNT(*) <> 1) INTO @celers_guard
+FROM (SELECT 1 FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :queue_id FOR UPDATE) own
+
+-- name: read_paused
+SELECT paused INTO @celers_paused FROM celers_queues WHERE queue_id = :queue_id
+
+-- name: due_keys
+-- The next due tasks. Key idx_scheduled_queue in order; rows that another consumer promotes are skipped.
+SELECT JSON_ARRAYAGG(JSON_ARRAY(due_at, sort_rank, seq)) INTO @celers_due
+FROM (SELECT due_at, sort_rank, seq FROM celers_scheduled FORCE INDEX (idx_scheduled_queue)
+      WHERE queue_id = :queue_id AND due_at <= UTC_TIMESTAMP(6)
+      ORDER BY due_at, seq LIMIT :count FOR UPDATE SKIP LOCKED) due
+
+-- name: due_insert
+INSERT INTO celers_ready (queue_id, sort_rank, seq)
+SELECT :queue_id, due.sort_rank, due.seq
+FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (sort_rank BIGINT PATH '$[1]', seq BIGINT UNSIGNED PATH '$[2]')) due
+
+-- name: due_delete
+-- By primary key, joined to the list and never by a row-constructor IN, which deadlocks.
+DELETE celers_scheduled
+FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (due_at DATETIME(6) PATH '$[0]', seq BIGINT UNSIGNED PATH '$[2]')) due
+STRAIGHT_JOIN celers_scheduled ON celers_scheduled.due_at = due.due_at AND celers_scheduled.seq = due.seq
+
+-- name: pick_many
+-- The first ready rows in key order, locking only those; a paused queue looks under number 0, which has none.
+SELECT JSON_ARRAYAGG(JSON_ARRAY(sort_rank, seq)), JSON_ARRAYAGG(seq) INTO @celers_keys, @celers_seqs
+FROM (SELECT sort_rank, seq FROM celers_ready WHERE queue_id = IF(@celers_paused, 0, :queue_id)
+      ORDER BY sort_rank, seq LIMIT :count FOR UPDATE SKIP LOCKED) picked
+
+-- name: take_many
+DELETE celers_ready
+FROM JSON_TABLE(@celers_keys, '$[*]' COLUMNS (sort_rank BIGINT PATH '$[0]', seq BIGINT UNSIGNED PATH '$[1]')) picked
+STRAIGHT_JOIN celers_ready ON celers_ready.queue_id = :queue_id
+  AND celers_ready.sort_rank = picked.sort_rank AND celers_ready.seq = picked.seq
+
+-- name: start_many
+UPDATE JSON_TABLE(@celers_seqs, '$[*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) picked
+STRAIGHT_JOIN celers_tasks t ON t.seq = picked.seq
+SET t.state = 'processing', t.started_at = UTC_TIMESTAMP(6), t.consumer_no = :consumer_no, t.worker_no = :worker_no,
+    t.deliveries = t.deliveries + 1
+WHERE t.state = 'pending'
+
+-- name: lease_many
+-- What the consumer held before and what it took now; written only when something was taken or a beat is due.
+UPDATE celers_consumers
+SET lease = CONCAT('[[', :held, '],', IFNULL(@celers_seqs, '[]'), ']'), heartbeat_at = UTC_TIMESTAMP(6)
+WHERE consumer_no = :consumer_no AND queue_id = :queue_id
+  AND (@celers_seqs IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND)
+
+-- name: read_many
+SELECT t.seq, t.id, t.task_name, t.payload, t.payload_encoding, t.priority, t.retry_count, t.max_retries,
+  t.timeout_secs, t.created_at, t.started_at, t.deliveries, t.group_id, t.chord_id, t.parent_task_id, t.metadata,
+  t.isolated
+FROM JSON_TABLE(@celers_seqs, '$[*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) picked
+STRAIGHT_JOIN celers_tasks t ON t.seq = picked.seq
+WHERE t.consumer_no = :consumer_no AND t.state = 'processing'
+
+-- name: pick_one
+-- As pick_many for a single task. MAX over one row gives NULL when there is none.
+SELECT MAX(sort_rank), MAX(seq) INTO @celers_rank, @celers_seq
+FROM (SELECT sort_rank, seq FROM celers_ready WHERE queue_id = IF(@celers_paused, 0, :queue_id)
+      ORDER BY sort_rank, seq LIMIT 1 FOR UPDATE SKIP LOCKED) picked
+
+-- name: take_one
+DELETE FROM celers_ready WHERE queue_id = :queue_id AND sort_rank = @celers_rank AND seq = @celers_seq
+
+-- name: start_one
+UPDATE celers_tasks
+SET state = 'processing', started_at = UTC_TIMESTAMP(6), consumer_no = :consumer_no, worker_no = :worker_no,
+    deliveries = deliveries + 1
+WHERE seq = @celers_seq AND state = 'pending'
+
+-- name: lease_one
+UPDATE celers_consumers
+SET lease = CONCAT('[[', :held, '],[', IFNULL(@celers_seq, ''), ']]'), heartbeat_at = UTC_TIMESTAMP(6)
+WHERE consumer_no = :consumer_no AND queue_id = :queue_id
+  AND (@celers_seq IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND)
+
+-- name: read_one
+SELECT seq, id, task_name, payload, payload_encoding, priority, retry_count, max_retries,
+  timeout_secs, created_at, started_at, deliveries, group_id, chord_id, parent_task_id, metadata, isolated
+FROM celers_tasks WHERE seq = @celers_seq AND consumer_no = :consumer_no AND state = 'processing'
+
+-- name: next_due
+-- Microseconds until the next scheduled task of the queue is due; NULL without any. Key idx_scheduled_queue.
+SELECT TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), MIN(due_at)) FROM celers_scheduled WHERE queue_id = :queue_id
+
+-- name: lock_lease
+-- After a claim whose outcome is unknown.
+SELECT lease FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :queue_id FOR UPDATE
+
+-- name: read_lease
+-- What the consumer really holds; its lease is a superset.
+SELECT t.seq, t.id, t.task_name, t.payload, t.payload_encoding, t.priority, t.retry_count, t.max_retries,
+  t.timeout_secs, t.created_at, t.started_at, t.deliveries, t.group_id, t.chord_id, t.parent_task_id, t.metadata,
+  t.isolated
+FROM celers_consumers c
+STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
+STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+WHERE c.consumer_no = :consumer_no AND c.queue_id = :queue_id
+  AND t.consumer_no = :consumer_no AND t.state = 'processing'
+
+-- name: ack_many
+-- The owner's acknowledgement: primary key, and only rows whose receipt is still valid. Tasks that others depend on
+-- take the longer way.
+UPDATE celers_tasks FORCE INDEX (PRIMARY) SET state = 'completed', completed_at = UTC_TIMESTAMP(6)
+WHERE seq IN (:seqs) AND state = 'processing' AND consumer_no = :consumer_no AND deliveries = :deliveries
+  AND queue_id = :queue_id AND has_dependants = FALSE
+
+-- name: count_acked
+-- In the packet of ack_many: counts what it changed on the consumer's own row.
+UPDATE celers_consumers SET completed = completed + ROW_COUNT(), heartbeat_at = UTC_TIMESTAMP(6)
+WHERE consumer_no = :consumer_no AND queue_id = :queue_id
+
+-- name: beat
+UPDATE celers_consumers SET heartbeat_at = UTC_TIMESTAMP(6) WHERE consumer_no IN (:numbers)

@@ -1,0 +1,90 @@
+-- name: dead_consumers
+-- Consumers whose heartbeat is older than their own lease, by the database's clock. A small table: no index needed.
+SELECT consumer_no, queue_id FROM celers_consumers
+WHERE heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL lease_secs SECOND ORDER BY consumer_no, queue_id
+
+-- name: rows_of
+SELECT consumer_no, queue_id FROM celers_consumers WHERE consumer_no IN (:numbers) ORDER BY consumer_no, queue_id
+
+-- name: lock_consumer
+-- The row is locked before its tasks: a claim of this consumer either came before or finds no row.
+SELECT heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL lease_secs SECOND FROM celers_consumers
+WHERE consumer_no = :consumer_no AND queue_id = :queue_id FOR UPDATE
+
+-- name: leased
+-- The tasks that a consumer really holds.
+SELECT t.seq FROM celers_consumers c
+STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
+STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+WHERE c.consumer_no = :consumer_no AND c.queue_id = :queue_id
+  AND t.consumer_no = :consumer_no AND t.state = 'processing'
+ORDER BY t.seq
+
+-- name: fold_consumer
+-- What an ended consumer counted goes to the totals of its queue.
+INSERT INTO celers_queue_totals (queue_id, completed, failed, cancelled, retried)
+SELECT queue_id, completed, failed, cancelled, retried FROM celers_consumers
+WHERE consumer_no = :consumer_no AND queue_id = :queue_id
+ON DUPLICATE KEY UPDATE completed = celers_queue_totals.completed + VALUES(completed),
+  failed = celers_queue_totals.failed + VALUES(failed), cancelled = celers_queue_totals.cancelled + VALUES(cancelled),
+  retried = celers_queue_totals.retried + VALUES(retried)
+
+-- name: delete_consumer
+DELETE FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :queue_id
+
+-- name: queue_name
+SELECT name FROM celers_queues WHERE queue_id = :queue_id
+
+-- name: stuck
+-- Tasks in processing for longer than an age, from the leases.
+SELECT DISTINCT t.seq FROM celers_consumers c
+STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
+STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+WHERE c.queue_id = :queue_id AND t.consumer_no = c.consumer_no AND t.state = 'processing'
+  AND t.started_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+LIMIT :count
+
+-- name: held_by_worker
+SELECT DISTINCT t.seq FROM celers_consumers c
+STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
+STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+STRAIGHT_JOIN celers_workers w ON w.worker_no = t.worker_no
+WHERE c.queue_id = :queue_id AND t.consumer_no = c.consumer_no AND t.state = 'processing'
+  AND w.worker_id = :worker_id AND w.queue_id = :queue_id
+LIMIT :count
+
+-- name: due_keys
+-- Due tasks of any queue. Primary key in order.
+SELECT JSON_ARRAYAGG(JSON_ARRAY(due_at, sort_rank, seq, queue_id)), COUNT(*) INTO @celers_due, @celers_count
+FROM (SELECT due_at, sort_rank, seq, queue_id FROM celers_scheduled FORCE INDEX (PRIMARY)
+      WHERE due_at <= UTC_TIMESTAMP(6) ORDER BY due_at, seq LIMIT :count FOR UPDATE SKIP LOCKED) due
+
+-- name: due_insert
+INSERT INTO celers_ready (queue_id, sort_rank, seq)
+SELECT due.queue_id, due.sort_rank, due.seq
+FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (
+    sort_rank BIGINT PATH '$[1]', seq BIGINT UNSIGNED PATH '$[2]', queue_id INT UNSIGNED PATH '$[3]')) due
+
+-- name: due_delete
+DELETE celers_scheduled
+FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (due_at DATETIME(6) PATH '$[0]', seq BIGINT UNSIGNED PATH '$[2]')) due
+STRAIGHT_JOIN celers_scheduled ON celers_scheduled.due_at = due.due_at AND celers_scheduled.seq = due.seq
+
+-- name: due_count
+SELECT @celers_count
+
+-- name: purge_pick
+-- The next tasks of the queue from its low end, in any state. Primary key.
+SELECT id FROM celers_tasks FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id AND seq > :after ORDER BY seq LIMIT :count
+
+-- name: purge_dependencies
+DELETE FROM celers_task_dependencies WHERE task_id IN (:ids)
+
+-- name: purge_dependencies_on
+DELETE FROM celers_task_dependencies WHERE parent_task_id IN (:ids)
+
+-- name: purge_dedup
+DELETE FROM celers_task_dedup WHERE task_id IN (:ids)
+
+-- name: purge_idempotency
+DELETE FROM celers_task_idempotency WHERE task_id IN (:ids)

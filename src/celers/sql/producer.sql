@@ -1,0 +1,73 @@
+-- name: guard_drain
+-- Takes the time of the enqueue and stops the packet with error 1690 when the queue is draining. A plain read: no lock.
+SELECT UTC_TIMESTAMP(6), 9223372036854775807 + draining INTO @celers_now, @celers_guard
+FROM celers_queues WHERE queue_id = :queue_id
+
+-- name: guard_drain_locked
+-- The same on a connection of the caller, whose snapshot may be old: a locking read sees the latest commit.
+SELECT UTC_TIMESTAMP(6), 9223372036854775807 + draining INTO @celers_now, @celers_guard
+FROM celers_queues WHERE queue_id = :queue_id LOCK IN SHARE MODE
+
+-- name: guard_rows
+-- Stops the packet with error 1690 unless the statement before it wrote that many rows.
+SELECT 9223372036854775807 + (ROW_COUNT() <> :count) INTO @celers_guard
+
+-- name: ready_last
+-- The task inserted by the statement before may be claimed now.
+INSERT INTO celers_ready (queue_id, sort_rank, seq) VALUES (:queue_id, :sort_rank, LAST_INSERT_ID())
+
+-- name: ready_range
+-- The tasks of one multi-row INSERT: its numbers are consecutive, in steps of auto_increment_increment. Primary key.
+INSERT INTO celers_ready (queue_id, sort_rank, seq)
+SELECT queue_id, -CAST(priority AS SIGNED), seq FROM celers_tasks FORCE INDEX (PRIMARY)
+WHERE seq >= LAST_INSERT_ID() AND seq < LAST_INSERT_ID() + :count * @@auto_increment_increment
+  AND (seq - LAST_INSERT_ID()) % @@auto_increment_increment = 0
+
+-- name: ready_range_due
+-- Those of the range that are due already.
+INSERT INTO celers_ready (queue_id, sort_rank, seq)
+SELECT queue_id, -CAST(priority AS SIGNED), seq FROM celers_tasks FORCE INDEX (PRIMARY)
+WHERE seq >= LAST_INSERT_ID() AND seq < LAST_INSERT_ID() + :count * @@auto_increment_increment
+  AND (seq - LAST_INSERT_ID()) % @@auto_increment_increment = 0 AND scheduled_at <= @celers_now
+
+-- name: scheduled_range
+-- Those of the range whose time has not come.
+INSERT INTO celers_scheduled (due_at, seq, queue_id, sort_rank)
+SELECT scheduled_at, seq, queue_id, -CAST(priority AS SIGNED) FROM celers_tasks FORCE INDEX (PRIMARY)
+WHERE seq >= LAST_INSERT_ID() AND seq < LAST_INSERT_ID() + :count * @@auto_increment_increment
+  AND (seq - LAST_INSERT_ID()) % @@auto_increment_increment = 0 AND scheduled_at > @celers_now
+
+-- name: place_ready
+-- By id, for tasks with dependencies and when the numbers of an INSERT were not consecutive. Unique key uq_tasks_id.
+INSERT INTO celers_ready (queue_id, sort_rank, seq)
+SELECT queue_id, -CAST(priority AS SIGNED), seq FROM celers_tasks
+WHERE id IN (:ids) AND unmet_dependencies = 0 AND scheduled_at <= @celers_now
+
+-- name: place_scheduled
+INSERT INTO celers_scheduled (due_at, seq, queue_id, sort_rank)
+SELECT scheduled_at, seq, queue_id, -CAST(priority AS SIGNED) FROM celers_tasks
+WHERE id IN (:ids) AND unmet_dependencies = 0 AND scheduled_at > @celers_now
+
+-- name: place_blocked
+INSERT INTO celers_blocked (queue_id, seq)
+SELECT queue_id, seq FROM celers_tasks WHERE id IN (:ids) AND unmet_dependencies > 0
+
+-- name: count_stored
+-- How many of these ids are stored: after an unknown outcome, all of them or none.
+SELECT COUNT(*) FROM celers_tasks WHERE id IN (:ids) AND queue_id = :queue_id
+
+-- name: lock_parents
+-- Tasks that new tasks depend on, locked in key order so that none of them ends in between.
+SELECT id, state FROM celers_tasks WHERE id IN (:ids) AND queue_id = :queue_id ORDER BY seq FOR UPDATE
+
+-- name: dead_parents
+-- Key idx_dlq_task_id.
+SELECT task_id FROM celers_dead_letter_queue WHERE task_id IN (:ids) AND queue_name = :queue_name
+
+-- name: archived_parents
+-- Dependencies that were archived after they had completed; only with history rows. Key idx_history_task_id.
+SELECT DISTINCT task_id FROM celers_task_history
+WHERE task_id IN (:ids) AND queue_name = :queue_name AND state = 'completed'
+
+-- name: mark_parents
+UPDATE celers_tasks SET has_dependants = TRUE WHERE id IN (:ids)

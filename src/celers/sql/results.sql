@@ -1,0 +1,28 @@
+-- name: store_acked
+-- Results of tasks that the statements before have completed under these receipts, and of no others.
+INSERT INTO celers_task_results (task_id, queue_name, task_name, status, result, error, traceback, created_at,
+  completed_at, runtime_ms)
+SELECT t.id, :queue_name, IFNULL(v.task_name, t.task_name), v.status, v.result, v.error, v.traceback,
+  UTC_TIMESTAMP(6), IF(v.status IN ('SUCCESS', 'FAILURE', 'REVOKED'), UTC_TIMESTAMP(6), NULL), v.runtime_ms
+FROM JSON_TABLE(:values, '$[*]' COLUMNS (
+    seq BIGINT UNSIGNED PATH '$[0]', consumer_no INT UNSIGNED PATH '$[1]', deliveries INT UNSIGNED PATH '$[2]',
+    status VARCHAR(20) PATH '$[3]', task_name VARCHAR(255) PATH '$[4]', result MEDIUMTEXT PATH '$[5]',
+    error TEXT PATH '$[6]', traceback MEDIUMTEXT PATH '$[7]', runtime_ms BIGINT UNSIGNED PATH '$[8]')) v
+STRAIGHT_JOIN celers_tasks t ON t.seq = v.seq
+WHERE t.state = 'completed' AND t.consumer_no = v.consumer_no AND t.deliveries = v.deliveries
+ON DUPLICATE KEY UPDATE queue_name = VALUES(queue_name), task_name = VALUES(task_name), status = VALUES(status),
+  result = VALUES(result), error = VALUES(error), traceback = VALUES(traceback),
+  completed_at = VALUES(completed_at), runtime_ms = VALUES(runtime_ms)
+
+-- name: find
+SELECT task_id, task_name, status, result, error, traceback, created_at, completed_at, runtime_ms
+FROM celers_task_results WHERE task_id IN (:ids) AND queue_name = :queue_name
+
+-- name: delete
+DELETE FROM celers_task_results WHERE task_id = :task_id AND queue_name = :queue_name
+
+-- name: archive
+-- One chunk. Key idx_results_completed_at.
+DELETE FROM celers_task_results
+WHERE queue_name = :queue_name AND completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+ORDER BY completed_at LIMIT :count
