@@ -29,10 +29,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(headers), *texts]) for i in range(len(headers))]
-    right = [
-        bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows)
-        for i in range(len(headers))
-    ]
+    right = [_is_numeric([row[i] for row in rows]) for i in range(len(headers))]
     lines = [
         "  ".join(
             cell.rjust(width) if at_right else cell.ljust(width)
@@ -41,6 +38,12 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for line in [list(headers), *texts]
     ]
     return "\n".join(lines)
+
+
+def _is_numeric(column: Sequence[object]) -> bool:
+    return bool(column) and all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in column
+    )
 
 
 def _cell(value: object) -> str:
@@ -63,8 +66,8 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         else:
             drawn = Table()
             for i, header in enumerate(headers):
-                numbers = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-                drawn.add_column(header, justify="right" if numbers else "left")
+                numeric = _is_numeric([row[i] for row in rows])
+                drawn.add_column(header, justify="right" if numeric else "left")
             for row in rows:
                 drawn.add_row(*[Text(_cell(value)) for value in row])
             Console().print(drawn)
