@@ -8,14 +8,6 @@ import json
 import pytest
 
 from celers.cli import server as command
-from tests.fixtures.server import need_server, private_directory
-
-
-@pytest.fixture
-def place():
-    need_server()
-    with private_directory() as directory:
-        yield directory
 
 
 @pytest.fixture

@@ -149,9 +149,7 @@ def test_the_data_directory_must_be_of_the_same_series(tmp_path):
 def test_the_log_explains(tmp_path):
     log = tmp_path / "log"
     assert explain_log(log) == "no log was written"
-    log.write_text(
-        "a\n2026 [ERROR] mysqld: Can't read dir (errno: 13 - Permission denied)\n2026 [Note] end\n"
-    )
+    log.write_text("a\n2026 [ERROR] mysqld: Can't read dir (errno: 13 - Permission denied)\n2026 [Note] end\n")
     assert "Can't read dir" in explain_log(log)
     assert "AppArmor" in explain_log(log)
 
@@ -259,8 +257,6 @@ def test_control_answers_and_silence(tmp_path):
 
 
 def test_the_package_imports_nothing_heavy():
-    code = (
-        "import sys, celers.embedded; print({'fcntl', 'MySQLdb', 'celers.embedded.server'} & {*sys.modules})"
-    )
+    code = "import sys, celers.embedded; print({'fcntl', 'MySQLdb', 'celers.embedded.server'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()"

@@ -137,11 +137,7 @@ def _describe(status: ServerStatus) -> str:
     if not status.running:
         return f"no server runs in {status.directory}"
     age = max(0, round(time.time() - (status.started_at or 0.0)))
-    idle = (
-        f"ends after {status.idle_secs:g} s without connections"
-        if status.idle_secs
-        else "does not end by itself"
-    )
+    idle = f"ends after {status.idle_secs:g} s without connections" if status.idle_secs else "does not end by itself"
     return "\n".join(
         (
             f"{status.server} runs in {status.directory}",

@@ -148,12 +148,10 @@ class EmbeddedServer:
     def status(self) -> ServerStatus:
         """Tell whether the server runs, without starting it."""
         answer = self._ask({"command": "status"}, 30.0)
-        if answer is None:
+        if answer is None or not answer.get("ok"):  # the latter from a start that has just failed
             return ServerStatus(str(self.directory), running=False)
         known: dict[str, Any] = {
-            field.name: answer[field.name]
-            for field in dataclasses.fields(ServerStatus)
-            if field.name in answer
+            field.name: answer[field.name] for field in dataclasses.fields(ServerStatus) if field.name in answer
         }
         return ServerStatus(str(self.directory), running=True, **known)
 
@@ -185,9 +183,7 @@ class EmbeddedServer:
             if self._at_rest(max(0.0, min(1.0, deadline - time.monotonic()))):
                 return stopped
             if time.monotonic() >= deadline:
-                raise BrokerConnectionError(
-                    f"the embedded server in {self.directory} did not end within {timeout:g} s"
-                )
+                raise BrokerConnectionError(f"the embedded server in {self.directory} did not end within {timeout:g} s")
             if answer is None and self._without_supervisor():
                 self.ensure_started()  # a new supervisor takes over what the dead one left, and can end it
 

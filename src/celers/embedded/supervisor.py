@@ -15,7 +15,6 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,22 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from celers.embedded import control
-from celers.embedded._admin import Admin
 from celers.embedded.binary import ServerBinary
-from celers.embedded.install import check_data, explain_log, initialise, server_arguments
-from celers.embedded.paths import CONTROL_NAME, SOCKET_NAME, Lock, read_json, runtime_directory, write_json
+from celers.embedded.paths import CONTROL_NAME, Lock, read_json, runtime_directory, write_json
+from celers.embedded.process import ServerProcess, StartCancelled
 from celers.errors import BrokerConnectionError, BrokerError, CelersError, ConfigurationError
 
 logger = logging.getLogger("celers.embedded")
 
-_START_TIMEOUT = 600.0  # a crash recovery may have much to read
-_STOP_TIMEOUT = 60.0
 _LONGEST_LOOK = 10.0
-_LOG_LIMIT = 8 << 20
-
-
-class _Stopped(Exception):  # noqa: N818 - not an error
-    """A signal asked for the end while the server was starting."""
 
 
 class Supervisor:
@@ -62,20 +53,20 @@ class Supervisor:
         self, directory: Path, binary: ServerBinary, *, idle_secs: float, options: list[str], lock: Lock
     ) -> None:
         self.directory = directory
-        self.binary = binary
         self.idle_secs = idle_secs
-        self.options = options
         self.lock = lock
-        self.server_lock = Lock(directory / "server.lock")
         self.runtime = runtime_directory(directory)
-        self.socket = self.runtime / SOCKET_NAME
         self.control = self.runtime / CONTROL_NAME
         self.state = directory / "state.json"
-        self.log = directory / "server.log"
-        self.admin = Admin(self.socket)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.taken_over = False  # the server was left by another supervisor and is no child of this process
-        self.server_pid: int | None = (read_json(self.state) or {}).get("server_pid")
+        old_pid = (read_json(self.state) or {}).get("server_pid")
+        self.server = ServerProcess(
+            directory,
+            self.runtime,
+            binary,
+            options=options,
+            old_pid=old_pid if isinstance(old_pid, int) else None,
+        )
+        self.admin = self.server.admin
         self.started_at = time.time()
         self.last_active = time.monotonic()
         self.connections_seen = -1
@@ -96,89 +87,18 @@ class Supervisor:
         write_json(
             self.state,
             {
-                "socket": str(self.socket),
+                "socket": str(self.server.socket),
                 "control": str(self.control),
                 "supervisor_pid": os.getpid(),
-                "server_pid": self.server_pid,
+                "server_pid": self.server.pid,
             },
         )
 
-    # Start
-
-    def start(self) -> None:
-        """Start the server, or take over the one that a dead supervisor left, and wait until it answers."""
-        deadline = time.monotonic() + _START_TIMEOUT
-        while not self.server_lock.acquire():
-            # A server lives without its supervisor. It is kept: its clients must not lose their connections.
-            if self._answers():
-                self.taken_over = True
-                logger.warning("took over the server that runs already in %s", self.directory)
-                break
-            self._give_up_after(deadline, "a process that does not answer uses the directory")
-        else:
-            self._spawn()
-            while not self._answers():
-                assert self.process is not None
-                status = self.process.poll()
-                if status is not None:
-                    raise BrokerConnectionError(
-                        f"{self.binary.label} ended at its start, status {status}: {explain_log(self.log)}"
-                    )
-                self._give_up_after(deadline, "the server does not answer")
+    def start(self, database: str) -> None:
+        """Have a server that answers, with a database."""
+        self.server.start(lambda: self.stopping, self._write_state)
+        self.admin.create_database(database)
         self.last_active = time.monotonic()
-
-    def _give_up_after(self, deadline: float, what: str) -> None:
-        if self.stopping:
-            raise _Stopped
-        if time.monotonic() >= deadline:
-            raise BrokerConnectionError(f"{what} ({self.directory}): {explain_log(self.log)}")
-        time.sleep(0.02)
-
-    def _answers(self) -> bool:
-        try:
-            self.admin.query("SELECT 1")
-        except BrokerError:
-            return False
-        return True
-
-    def _spawn(self) -> None:
-        data = self.directory / "data"
-        if self.log.exists() and self.log.stat().st_size > _LOG_LIMIT:
-            self.log.replace(self.log.with_suffix(".log.1"))
-        if data.exists():
-            check_data(data, self.binary)
-        else:
-            initialise(self.directory, self.binary, lock_fd=self.server_lock.fd, log=self.log)
-            check_data(data, self.binary)
-        if self.stopping:
-            raise _Stopped
-        # Left by a crash. The process number in a socket's lock file may be anybody's by now, and the server
-        # would refuse to start because of it; that nobody of ours runs is known from the lock.
-        for leftover in (SOCKET_NAME, f"{SOCKET_NAME}.lock", "server.pid"):
-            (self.runtime / leftover).unlink(missing_ok=True)
-        arguments = server_arguments(
-            self.binary,
-            data=data,
-            runtime=self.runtime,
-            socket=SOCKET_NAME,
-            log=self.log,
-            options=self.options,
-            root=os.geteuid() == 0,
-        )
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(  # noqa: S603 - our own command
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                pass_fds=(self.server_lock.fd,),
-                start_new_session=True,
-            )
-        self.server_pid = self.process.pid
-        self._write_state()
-        # From here on the lock belongs to the server process alone: it tells whether that process lives.
-        self.server_lock.close()
 
     # Watch
 
@@ -200,34 +120,20 @@ class Supervisor:
                     self.wake_up.recv(4096)
                 if self.stopping:
                     return "asked to stop"
-                if self._server_died():
+                if self.server.died():
                     return "the server ended by itself"
                 if self.listener in ready:
                     self._serve_pending(self._answer)
                     if self.stopping:
                         return "asked to stop"
 
-    def _server_died(self) -> bool:
-        if not self.taken_over:
-            return self.process is None or self.process.poll() is not None
-        return self._lock_is_free()
-
-    def _lock_is_free(self, timeout: float = 0.0) -> bool:
-        try:
-            free = self.server_lock.acquire(timeout)
-        except OSError:  # the directory was removed
-            return not self._answers()
-        if free:
-            self.server_lock.close()
-        return free
-
     def _look(self) -> str | None:
         """Check what cannot be waited for: removed files, clients, idle time."""
         if not self.lock.in_place():
             return "the directory was removed"
-        if self._server_died():
+        if self.server.died():
             return "the server ended by itself"
-        if not self.socket.exists() or not self.control.exists():
+        if not self.server.socket.exists() or not self.control.exists():
             return "the socket was removed: nobody could connect any more"
         now = time.monotonic()
         try:
@@ -280,29 +186,21 @@ class Supervisor:
             except BrokerError as error:
                 # The first time it may be this connection alone that was lost. Without an answer the client
                 # tries again, which is right for a server that has just died.
-                if self._dies_within(0.5):
+                if self.server.died(0.5):
                     return None
                 if last:
                     return _error_reply(BrokerConnectionError(f"the database could not be made: {error}"))
             else:
                 break
-        return {"ok": True, "socket": str(self.socket)}
-
-    def _dies_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not self._server_died():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-        return True
+        return {"ok": True, "socket": str(self.server.socket)}
 
     def _status(self) -> dict[str, Any]:
         return {
             "ok": True,
-            "socket": str(self.socket),
+            "socket": str(self.server.socket),
             "supervisor_pid": os.getpid(),
-            "server_pid": self.server_pid,
-            "server": self.binary.label,
+            "server_pid": self.server.pid,
+            "server": self.server.binary.label,
             "started_at": self.started_at,
             "connections": self.clients,
             "idle_secs": self.idle_secs,
@@ -314,34 +212,13 @@ class Supervisor:
 
     # End
 
-    def stop(self) -> None:
-        """End the server cleanly; by force when it takes too long, which costs nothing but a recovery."""
-        if self.taken_over:
-            with contextlib.suppress(BrokerError):
-                self.admin.shutdown()
-            self.admin.close()
-            if not self._lock_is_free(_STOP_TIMEOUT):
-                logger.error("the server taken over (process %s) does not end", self.server_pid)
-            return
-        self.admin.close()
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(_STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                logger.error("the server did not end within %g s and is killed", _STOP_TIMEOUT)
-                self.process.kill()
-                self.process.wait()
-
-    def clean_up(self) -> None:
-        """Remove what is worthless without a server, before the lock is given up."""
-        names = [self.control, self.state]
-        self.server_lock.close()
-        if self._lock_is_free():
-            names += [self.socket, self.runtime / f"{SOCKET_NAME}.lock", self.runtime / "server.pid"]
-        for path in names:
+    def end(self) -> None:
+        """End the server, and remove what is worthless without it, before the lock is given up."""
+        self.server.stop()
+        for path in (self.control, self.state):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+        self.server.clean_up()
         with contextlib.suppress(OSError):
             self.runtime.rmdir()
         self.listener.close()
@@ -384,33 +261,27 @@ def run(config: dict[str, Any], report: Callable[[control.Message], None]) -> in
         config["binary"]["defaults_chosen"],
     )
     try:
-        supervisor = Supervisor(
-            directory, binary, idle_secs=config["idle_secs"], options=config["options"], lock=lock
-        )
+        supervisor = Supervisor(directory, binary, idle_secs=config["idle_secs"], options=config["options"], lock=lock)
     except CelersError as error:
         report(_error_reply(error))
         return 1
     try:
-        supervisor.start()
-        supervisor.admin.create_database(config["database"])
+        supervisor.start(config["database"])
     except (CelersError, OSError) as error:
         logger.error("%s", error)
         failure = error if isinstance(error, CelersError) else BrokerConnectionError(str(error))
-        report(_error_reply(failure))
-        supervisor.stop()
         supervisor.refuse_pending(failure)
-        supervisor.clean_up()
+        supervisor.end()
+        report(_error_reply(failure))
         return 1
-    except _Stopped:
-        supervisor.stop()
-        supervisor.clean_up()
+    except StartCancelled:
+        supervisor.end()
         return 0
-    report({"ok": True, "socket": str(supervisor.socket)})
-    logger.info("%s answers at %s", binary.label, supervisor.socket)
+    report({"ok": True, "socket": str(supervisor.server.socket)})
+    logger.info("%s answers at %s", binary.label, supervisor.server.socket)
     reason = supervisor.watch()
     logger.info("the end: %s", reason)
-    supervisor.stop()
-    supervisor.clean_up()
+    supervisor.end()
     return 0
 
 
