@@ -23,7 +23,7 @@ from celers.errors import BrokerError
 from celers_fast.percentiles import percentiles
 
 if TYPE_CHECKING:
-    from celers import MysqlBroker
+    from celers.broker import MysqlBroker
     from celers.model.result import TaskResult
 
 _STILL_SECS = 60.0
@@ -138,7 +138,7 @@ class Demo:
             return self._on_server(stack)
 
     def _on_server(self, stack: ExitStack) -> Report:
-        from celers import MysqlBroker
+        from celers.broker import MysqlBroker
 
         broker = stack.enter_context(MysqlBroker(self._url, self._queue, heartbeat=False))
         broker.migrate()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from celers.cli import codes
 from celers.cli.output import Progress, print_json
-from celers.cli.target import app_name, load_app, open_broker, resolve
+from celers.cli.target import find_app, open_broker, resolve
+from celers.errors import ValidationError
 
 if TYPE_CHECKING:
+    from celers.app import App
     from celers.cli.main import SubParsers
 
 _BATCH = 1000
@@ -28,9 +31,7 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("name", metavar="NAME", help="name of the task, such as tasks.add")
     parser.add_argument("--queue", "-q", metavar="NAME", help="the queue (default: default)")
-    parser.add_argument(
-        "--args", dest="arguments", type=_array, default=[], metavar="JSON", help="array of arguments"
-    )
+    parser.add_argument("--args", dest="arguments", type=_array, default=[], metavar="JSON", help="array of arguments")
     parser.add_argument(
         "--kwargs",
         dest="keywords",
@@ -54,11 +55,13 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
 
 
 def _array(text: str) -> list[Any]:
-    return _json(text, list, "a JSON array such as '[1, \"two\"]'")
+    value: list[Any] = _json(text, list, "a JSON array such as '[1, \"two\"]'")
+    return value
 
 
 def _object(text: str) -> dict[str, Any]:
-    return _json(text, dict, "a JSON object such as '{\"size\": 3}'")
+    value: dict[str, Any] = _json(text, dict, "a JSON object such as '{\"size\": 3}'")
+    return value
 
 
 def _json(text: str, kind: type[Any], expected: str) -> Any:
@@ -91,31 +94,17 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a parsed `enqueue` command."""
-    from celers import SerializedTask
-
-    settings: dict[str, Any] = {}
-    queue = "default"
-    name = app_name(args)
-    app = load_app(name) if name else None
-    if app is not None:
-        queue, settings = _declared(app, args.name)
-    queue = args.queue or queue
-    if args.priority is not None:
-        settings["priority"] = args.priority
-    if args.max_retries is not None:
-        settings["max_retries"] = args.max_retries
-    payload = json.dumps(
-        [args.arguments, args.keywords], ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    ).encode()
+    app = find_app(args)
+    url = resolve(args, app)
     ids: list[UUID] = []
-    with (
-        open_broker(args, queue, url=resolve(args, app)) as broker,
-        Progress("enqueue", args.count, enabled=args.count > _BATCH and not args.json) as progress,
-    ):
-        while len(ids) < args.count:
-            size = min(_BATCH, args.count - len(ids))
-            tasks = [SerializedTask.new(args.name, payload, **settings) for _ in range(size)]
-            ids += broker.producer.submit(tasks, delay_secs=args.delay)
+    with Progress("enqueue", args.count, enabled=args.count > _BATCH and not args.json) as progress:
+        if app is None:
+            queue, batches = args.queue or "default", _by_name(args, url)
+        else:
+            app.connect_to(url)
+            queue, batches = _of_application(args, app)
+        for batch in batches:
+            ids += batch
             progress.update(len(ids))
     if args.json:
         print_json({"queue": queue, "task_name": args.name, "ids": [str(task_id) for task_id in ids]})
@@ -126,18 +115,47 @@ def run(args: argparse.Namespace) -> int:
     return codes.OK
 
 
-def _declared(app: Any, name: str) -> tuple[str, dict[str, Any]]:
-    """Queue and settings of one task of an application."""
-    from celers.errors import ValidationError
+def _sizes(count: int) -> Iterator[int]:
+    for start in range(0, count, _BATCH):
+        yield min(_BATCH, count - start)
 
-    task = app.tasks.get(name)
+
+def _by_name(args: argparse.Namespace, url: str) -> Iterator[list[UUID]]:
+    """Enqueue what only its name is known of, batch by batch."""
+    from celers.model.task import SerializedTask
+
+    text = json.dumps([args.arguments, args.keywords], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    settings = {
+        name: value
+        for name, value in (("priority", args.priority), ("max_retries", args.max_retries))
+        if value is not None
+    }
+    with open_broker(url, args.queue or "default") as broker:
+        for size in _sizes(args.count):
+            tasks = [SerializedTask.new(args.name, text.encode(), **settings) for _ in range(size)]
+            yield broker.producer.submit(tasks, delay_secs=args.delay)
+
+
+def _of_application(args: argparse.Namespace, app: App) -> tuple[str, Iterator[list[UUID]]]:
+    """The queue of one task of an application, and the enqueueing, batch by batch."""
+    task = app.tasks.get(args.name)
     if task is None:
         known = ", ".join(sorted(app.tasks)) or "none"
-        raise ValidationError(f"the application has no task {name!r}; it has: {known}", parameter="name")
-    options = task.options
-    settings = {
-        key: value
-        for key in ("priority", "max_retries", "timeout")
-        if (value := getattr(options, key, None)) is not None
-    }
-    return options.queue or "default", settings
+        raise ValidationError(f"the application has no task {args.name!r}; it has: {known}", parameter="name")
+    if args.max_retries is not None:
+        raise ValidationError("with -A the application says how often a task is retried", parameter="max_retries")
+    try:
+        task.check_arguments(tuple(args.arguments), args.keywords)
+    except TypeError as error:
+        raise ValidationError(str(error), parameter="args") from error
+    call = task.using(queue=args.queue, priority=args.priority, delay=args.delay or None)
+
+    def batches() -> Iterator[list[UUID]]:
+        for size in _sizes(args.count):
+            if args.keywords:
+                yield [call.enqueue(*args.arguments, **args.keywords) for _ in range(size)]
+            else:
+                yield call.enqueue_many([tuple(args.arguments)] * size)
+        app.close()
+
+    return args.queue or task.queue, batches()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from celers.cli import codes
 from celers.cli.output import print_json, print_table
-from celers.cli.target import resolve
+from celers.cli.target import find_app, resolve
 
 if TYPE_CHECKING:
-    from celers import MysqlBroker
+    from celers.broker import MysqlBroker
     from celers.cli.main import SubParsers
 
 OPTIONAL = ("reporting-indexes",)
@@ -30,14 +30,11 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
         "--with",
         dest="include",
         choices=OPTIONAL,
-        help="also make something optional: reporting-indexes speed up listings and searches, and cost "
-        "throughput",
+        help="also make something optional: reporting-indexes speed up listings and searches, and cost throughput",
     )
     action.add_argument("--without", dest="exclude", choices=OPTIONAL, help="remove something optional")
     action.add_argument("--list", action="store_true", help="list the applied migrations; change nothing")
-    action.add_argument(
-        "--verify", action="store_true", help="compare the database with this version; change nothing"
-    )
+    action.add_argument("--verify", action="store_true", help="compare the database with this version; change nothing")
     parser.add_argument(
         "--table-prefix", default="celers_", metavar="PREFIX", help="prefix of the tables (default: celers_)"
     )
@@ -47,9 +44,9 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a parsed `migrate` command."""
-    from celers import MysqlBroker
+    from celers.broker import MysqlBroker
 
-    with MysqlBroker(resolve(args), table_prefix=args.table_prefix, heartbeat=False) as broker:
+    with MysqlBroker(resolve(args, find_app(args)), table_prefix=args.table_prefix, heartbeat=False) as broker:
         if args.verify:
             return _verify(broker, args)
         if args.list:

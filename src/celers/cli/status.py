@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from celers.cli import codes
 from celers.cli.output import print_json, print_table
-from celers.cli.target import app_name, load_app, open_broker, resolve
+from celers.cli.target import find_app, open_broker, resolve
 
 if TYPE_CHECKING:
-    from celers import MysqlBroker
+    from celers.broker import MysqlBroker
     from celers.cli.main import SubParsers
     from celers.model.stats import QueueStatistics
     from celers.model.worker import WorkerHeartbeat
@@ -59,9 +59,7 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a parsed `status` command."""
-    name = app_name(args)
-    url = resolve(args, load_app(name) if name else None)
-    with open_broker(args, url=url) as broker:
+    with open_broker(resolve(args, find_app(args))) as broker:
         if not broker.list_migrations():
             if args.json:
                 print_json({"server": broker.server_version, "ready": False, "queues": []})

@@ -129,8 +129,8 @@ def test_a_bad_url_is_said_without_a_traceback(capsys):
     ("name", "expected"),
     [
         ("no_such_module_of_anybody:app", "no module"),
-        ("json:app", "is not a celers.App"),
-        (":app", "expected MODULE"),
+        ("json:app", "is no celers.App"),
+        (":app", "names no module"),
     ],
 )
 def test_an_application_that_cannot_be_had(name, expected, capsys):
