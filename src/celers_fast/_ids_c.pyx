@@ -28,6 +28,7 @@ cdef enum:
     BLOCK = 256   # ids made at a time
 
 cdef object _unknown = SafeUUID.unknown
+cdef object _uuid_type = UUID  # a C variable: no look-up per value
 cdef Py_ssize_t _int_at = celers_slot_offset(UUID, b"int")
 cdef Py_ssize_t _is_safe_at = celers_slot_offset(UUID, b"is_safe")
 
@@ -115,7 +116,7 @@ cdef inline object _uuid(Id *made):
     for i in range(8):
         data[i] = <unsigned char>(made.high >> (56 - 8 * i))
         data[8 + i] = <unsigned char>(made.low >> (56 - 8 * i))
-    result = celers_new(UUID)
+    result = celers_new(_uuid_type)
     celers_put(result, _int_at, celers_int_from_bytes16(data))
     celers_put(result, _is_safe_at, _unknown)
     return result

@@ -48,6 +48,7 @@ import_datetime()
 cdef object _utc = UTC
 cdef object _no_dependencies = NO_DEPENDENCIES
 cdef object _unknown = SafeUUID.unknown
+cdef object _uuid_type = UUID  # a C variable: no look-up per value
 cdef Py_ssize_t _int_at = celers_slot_offset(UUID, b"int")
 cdef Py_ssize_t _is_safe_at = celers_slot_offset(UUID, b"is_safe")
 cdef const char *_hex = b"0123456789abcdef"
@@ -265,7 +266,7 @@ cdef class _Decoder:
         cdef bytes data = self.present(row, index)
         if PyBytes_GET_SIZE(data) != 16:
             raise bad_value(CLAIM_COLUMNS[index], "it is not 16 bytes long")
-        result = celers_new(UUID)
+        result = celers_new(_uuid_type)
         celers_put(result, _int_at, celers_int_from_bytes16(<const unsigned char *>PyBytes_AS_STRING(data)))
         celers_put(result, _is_safe_at, _unknown)
         return result

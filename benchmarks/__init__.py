@@ -1,0 +1,1 @@
+"""Benchmarks: `pytest benchmarks`; the table of gains: `python -m benchmarks.gain`."""

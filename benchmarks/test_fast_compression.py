@@ -1,0 +1,15 @@
+"""Both twins of `celers_fast.compression`, one group per case."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.fast_cases import parameters
+
+CASES = parameters("compression")
+
+
+@pytest.mark.parametrize(("group", "implementation", "call"), CASES, ids=[f"{case[0]}-{case[1]}" for case in CASES])
+def test_compression(benchmark, group, implementation, call):
+    benchmark.group = f"compression: {group}"
+    benchmark(call)
