@@ -1,5 +1,5 @@
-"""Fixtures for all tests; those about the database are in `tests.fixtures.server`."""
+"""Fixtures for all tests; those about the database are in `tests.fixtures`."""
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.fixtures.server"]
+pytest_plugins = ["tests.fixtures.brokers", "tests.fixtures.server"]

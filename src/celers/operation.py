@@ -99,12 +99,14 @@ class Operation(Generic[P, R]):
         repeat_unknown: bool,
         give_back: str | None,
         needs_queue: bool,
+        slow: bool,
     ) -> None:
         self.steps = steps
         self.kind: Kind = kind
         self.repeat_unknown = repeat_unknown
         self.give_back = give_back
         self.needs_queue = needs_queue
+        self.slow = slow
         self.name = steps.__name__
         self.owner: type[Component[Any]] | None = None
         functools.update_wrapper(cast(Any, self), steps)
@@ -141,7 +143,12 @@ def _returned(steps: Callable[..., Any]) -> Any:
 
 
 def operation(
-    kind: Kind = "transaction", *, repeat_unknown: bool = False, give_back: str | None = None, needs_queue: bool = True
+    kind: Kind = "transaction",
+    *,
+    repeat_unknown: bool = False,
+    give_back: str | None = None,
+    needs_queue: bool = True,
+    slow: bool = False,
 ) -> Callable[[Callable[Concatenate[Any, P], Steps[R]]], Operation[P, R]]:
     """Make a generator method an operation.
 
@@ -157,10 +164,12 @@ def operation(
         Name of an operation of the same component that undoes the result when an asyncio caller was cancelled.
     needs_queue : bool
         The operation uses the queue's number, so the queue has to be known to the database first.
+    slow : bool
+        Statements that may take minutes, such as DDL: they run on a connection of their own.
     """
 
     def wrap(steps: Callable[Concatenate[Any, P], Steps[R]]) -> Operation[P, R]:
-        return Operation(steps, kind, repeat_unknown, give_back, needs_queue)
+        return Operation(steps, kind, repeat_unknown, give_back, needs_queue, slow)
 
     return wrap
 

@@ -61,7 +61,7 @@ class Migrations(Component[M]):
 
     attribute = "migrations"
 
-    @operation("plain", needs_queue=False)
+    @operation("plain", needs_queue=False, slow=True)
     def migrate(self, *, reporting_indexes: bool | None = None) -> Steps[list[str]]:
         """Bring the schema to this version and return the versions that were applied.
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celers.db.driver import Connection, DriverError, Result, ServerInfo, connect
+from celers.db.driver import SLOW_SECS, Connection, DriverError, Result, ServerInfo, connect
 from celers.db.pool import PING_AFTER_IDLE_SECS, Counters, closed_error
 from celers.db.session import Acquire, Discard, Request, Send, Session, Sleep, drive
 from celers.errors import BrokerError, ValidationError
@@ -69,8 +69,11 @@ def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | No
 class ThreadConnection:
     """A connection that lives on a thread of its own; used from the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: ConnectOptions) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: ConnectOptions, read_timeout: float | None = None
+    ) -> None:
         self._loop = loop
+        self._read_timeout = read_timeout
         self._options = options
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._connection: Connection | None = None
@@ -97,7 +100,7 @@ class ThreadConnection:
         return self.submit(lambda: self._run(text, count))
 
     def _open(self) -> None:
-        connection = connect(self._options)
+        connection = connect(self._options, read_timeout=self._read_timeout)
         self._connection = connection
         self.server, self.thread_id = connection.server, connection.thread_id
         self.created_at = self.last_used = connection.created_at
@@ -224,8 +227,8 @@ class AsyncPool(Counters):
             self._waited(time.monotonic() - started)
         return connection
 
-    async def _open(self, loop: asyncio.AbstractEventLoop) -> ThreadConnection:
-        connection = ThreadConnection(loop, self.options)
+    async def _open(self, loop: asyncio.AbstractEventLoop, read_timeout: float | None = None) -> ThreadConnection:
+        connection = ThreadConnection(loop, self.options, read_timeout)
         try:
             await asyncio.shield(connection.open().future)
         except BaseException:
@@ -272,10 +275,21 @@ class AsyncPool(Counters):
         self._idle.append(connection)
         self._wake()
 
-    def discard(self, connection: ThreadConnection) -> None:
-        """Close a connection that was lost."""
-        self._failures += 1
+    def discard(self, connection: ThreadConnection, *, counted: bool = True) -> None:
+        """Close a connection that was lost, or that stood outside the pool."""
+        if counted:
+            self._failures += 1
+        else:
+            self._size += 1  # it never was one of the pool's
         self._drop(connection)
+
+    async def open_slow(self) -> ThreadConnection:
+        """Open a connection outside the pool for statements that may take long."""
+        self._size += 1
+        try:
+            return await self._open(self._check(), SLOW_SECS)
+        finally:
+            self._size -= 1
 
     async def warm_up(self) -> int:
         """Open connections until the minimum is open at the same time; return how many are open."""
@@ -328,7 +342,8 @@ class AsyncRunner:
             if needs_queue and not core.has_queue_id:
                 await self.intern_queue()
             return_ = getattr(component, undo) if undo is not None else None
-            return await self.run(lambda: steps(component, *args, **kwargs), kind, repeat, return_)
+            make = lambda: steps(component, *args, **kwargs)  # noqa: E731 - typed by its use
+            return await self.run(make, kind, repeat, return_, slow=operation.slow)
 
         return call
 
@@ -344,9 +359,11 @@ class AsyncRunner:
         kind: Any,
         repeat_unknown: bool,
         undo: Callable[[R], Coroutine[Any, Any, object]] | None = None,
+        *,
+        slow: bool = False,
     ) -> R:
         """Run one operation to its end, which may come after this caller was cancelled."""
-        session = Session()
+        session = Session(slow=slow)
         requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
         return await self._loop(requests, session, None, undo)
 
@@ -383,9 +400,9 @@ class AsyncRunner:
                         continue
                     try:
                         if type(request) is Acquire:
-                            answer = await self.pool.acquire()
+                            answer = await (self.pool.open_slow() if session.slow else self.pool.acquire())
                         elif type(request) is Discard:
-                            self.pool.discard(request.connection)
+                            self.pool.discard(request.connection, counted=not session.slow)
                         elif type(request) is Sleep:
                             await asyncio.sleep(request.secs)
                     except Exception as error:  # noqa: BLE001 - it is thrown into the operation
@@ -405,7 +422,9 @@ class AsyncRunner:
     def _clean(self, requests: Generator[Request, Any, Any], session: Session) -> None:
         connection = session.connection
         if connection is not None:
-            if session.in_transaction or session.in_flight:
+            if session.slow:
+                self.pool.discard(connection, counted=False)
+            elif session.in_transaction or session.in_flight:
                 self.pool.discard(connection)
             else:
                 self.pool.release(connection)

@@ -28,12 +28,15 @@ from celers.errors import BrokerConnectionError, BrokerError, ConfigurationError
 if TYPE_CHECKING:
     from celers.db.url import ConnectOptions
 
-__all__ = ["LOST_ERRNOS", "Connection", "DriverError", "Result", "ServerInfo", "connect", "foreign_run"]
+__all__ = ["LOST_ERRNOS", "SLOW_SECS", "Connection", "DriverError", "Result", "ServerInfo", "connect", "foreign_run"]
 
 Row = tuple[bytes | None, ...]
 
 LOST_ERRNOS = frozenset({1053, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
 """Numbers after which a connection cannot be used again."""
+
+SLOW_SECS = 3600.0
+"""Read timeout of connections for statements that may take long."""
 
 NEVER_SENT_ERRNO = 2006
 """The client library gives this number when it could not write the packet, so the server never ran it."""
@@ -103,18 +106,19 @@ _OK_EMPTY: tuple[Row, ...] = ()
 def _collect(raw: Any, count: int, make: Callable[[Any], Any]) -> list[Result]:
     """Read the results of a packet that was just sent; `make` wraps a pending result set."""
     results: list[Result] = []
-    while True:
-        result = make(raw)
-        if result is None:
-            results.append(Result(_OK_EMPTY, raw.affected_rows(), raw.insert_id()))
-        else:
-            rows = result.fetch_row(0)
-            results.append(Result(rows, len(rows), 0))
-        try:
+    try:
+        while True:
+            result = make(raw)
+            if result is None:
+                results.append(Result(_OK_EMPTY, raw.affected_rows(), raw.insert_id()))
+            else:
+                rows = result.fetch_row(0)
+                results.append(Result(rows, len(rows), 0))
             if raw.next_result() == -1:
                 break
-        except _exceptions.MySQLError as error:
-            raise _driver_error(error, len(results)) from error
+    except _exceptions.MySQLError as error:
+        # An error inside a result set surfaces when the set is read.
+        raise _driver_error(error, len(results)) from error
     if len(results) != count:
         # KILL QUERY between two statements ends a packet early; what follows cannot be told apart, so give it up.
         raise DriverError(2013, f"the server answered {len(results)} of {count} statements", len(results))
@@ -172,9 +176,6 @@ class Connection:
         except DriverError as failure:
             self.broken = failure.lost
             raise
-        except _exceptions.MySQLError as error:
-            self.broken = True
-            raise _driver_error(error, count) from error
         except BaseException:
             # An interrupt in the middle of a packet leaves results unread.
             self.broken = True

@@ -12,7 +12,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from celers.db.driver import Connection, DriverError, Result, foreign_run, is_driver_connection, map_error
+from celers.db.driver import (
+    SLOW_SECS,
+    Connection,
+    DriverError,
+    Result,
+    connect,
+    foreign_run,
+    is_driver_connection,
+    map_error,
+)
 from celers.db.session import Acquire, Discard, Send, Session, Sleep, drive
 from celers.errors import BrokerError, ConfigurationError, ValidationError
 
@@ -54,7 +63,7 @@ class BlockingRunner:
                     return runner.run(steps, type(component)(core, runner), args, kwargs)
             if needs_queue and not core.has_queue_id:
                 self.intern_queue()
-            return self.run(lambda: steps(component, *args, **kwargs), kind, repeat)
+            return self.run(lambda: steps(component, *args, **kwargs), kind, repeat, operation.slow)
 
         return call
 
@@ -64,9 +73,9 @@ class BlockingRunner:
 
         self.run(lambda: Queues.intern.steps(Queues(self.core, self)), "plain", True)
 
-    def run(self, make: Callable[[], Steps[R]], kind: Any, repeat_unknown: bool) -> R:
+    def run(self, make: Callable[[], Steps[R]], kind: Any, repeat_unknown: bool, slow: bool = False) -> R:
         """Run one operation to its end."""
-        session = Session()
+        session = Session(slow=slow)
         requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
         pool = self.pool
         answer: Any = None
@@ -79,9 +88,9 @@ class BlockingRunner:
                     if type(request) is Send:
                         answer = request.connection.run(request.text, request.count)
                     elif type(request) is Acquire:
-                        answer = pool.acquire()
+                        answer = pool.acquire() if not slow else connect(pool.options, read_timeout=SLOW_SECS)
                     elif type(request) is Discard:
-                        pool.discard(request.connection)
+                        request.connection.close() if slow else pool.discard(request.connection)
                     elif type(request) is Sleep:
                         time.sleep(request.secs)
                 except Exception as error:  # noqa: BLE001 - it is thrown into the operation
@@ -91,7 +100,9 @@ class BlockingRunner:
         finally:
             connection = session.connection
             if connection is not None:
-                if session.in_transaction or session.in_flight:
+                if slow:
+                    connection.close()
+                elif session.in_transaction or session.in_flight:
                     pool.discard(connection)
                 else:
                     pool.release(connection)

@@ -82,6 +82,8 @@ _ACQUIRE = Acquire()
 class Session:
     """What an operation holds while it runs; the loop cleans it up however the operation ends."""
 
+    slow: bool = False
+    """Statements that may take long: a connection outside the pool, with a long read timeout."""
     connection: Any = None
     in_transaction: bool = False
     in_flight: bool = field(default=False)
@@ -200,8 +202,12 @@ def drive(
                 yield from _rollback(session)
                 attempt += 1
                 if attempt >= ATTEMPTS:
-                    steps.close()
-                    raise map_error(reason) from reason
+                    if packet is None:
+                        raise map_error(reason) from reason
+                    # The operation hears of it, so that it can say more or release what it holds.
+                    failure = map_error(reason)
+                    failure.__cause__ = reason
+                    break
                 yield Sleep(backoff(attempt - 1))
                 if opened or packet is None:
                     steps, reply = make(), None

@@ -255,17 +255,13 @@ def _database(name: str) -> str:
     if not name:
         raise _bad("it names no database; write mysql://user:password@host:port/database")
     if len(name) > _DATABASE_LENGTH or "/" in name or name != name.strip():
-        raise _bad(
-            "the name of its database must have at most 64 characters, no '/' and no blank at its ends"
-        )
+        raise _bad("the name of its database must have at most 64 characters, no '/' and no blank at its ends")
     return name
 
 
 def _decode(text: str, part: str) -> str:
     if _BAD_PERCENT.search(text):
-        raise _bad(
-            f"the {part} has a '%' that is not followed by two hex digits; write %25 for the sign itself"
-        )
+        raise _bad(f"the {part} has a '%' that is not followed by two hex digits; write %25 for the sign itself")
     try:
         decoded = unquote_to_bytes(text).decode("utf-8")
     except UnicodeError:
