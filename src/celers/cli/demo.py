@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,19 +36,12 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes",
         type=_positive,
-        default=max(1, min(4, os.cpu_count() or 1)),
         metavar="N",
         help="worker processes (default: the number of processors, 4 at most)",
     )
-    parser.add_argument(
-        "--batch", type=_positive, default=250, metavar="N", help="tasks in one enqueue (default: 250)"
-    )
-    parser.add_argument(
-        "--limit", type=_positive, default=50_000, metavar="N", help="files at most (default: 50000)"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="leave the tasks and results in the database afterwards"
-    )
+    parser.add_argument("--batch", type=_positive, default=250, metavar="N", help="tasks in one enqueue (default: 250)")
+    parser.add_argument("--limit", type=_positive, default=50_000, metavar="N", help="files at most (default: 50000)")
+    parser.add_argument("--keep", action="store_true", help="leave the tasks and results in the database afterwards")
     parser.set_defaults(run=run)
     return parser
 
@@ -66,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from celers.cli.demorun import Demo
     from celers.demo import default_tree, find_files
     from celers.errors import ConfigurationError
+    from celers.worker.settings import usable_processors
 
     tree = (args.path or default_tree()).absolute()
     if not tree.is_dir():
@@ -77,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         resolve(args),
         tree,
         files,
-        processes=args.processes,
+        processes=args.processes or min(4, usable_processors()),
         batch=args.batch,
         keep=args.keep,
         quiet=args.json,
@@ -112,9 +105,7 @@ def text(report: Report) -> str:
     if len(report.problems) > 20:
         lines.append(f"       and {len(report.problems) - 20:,} more")
     if report.problems:
-        right = (
-            f"{report.verified:,} of {report.tasks:,} results are right, {len(report.problems):,} are wrong"
-        )
+        right = f"{report.verified:,} of {report.tasks:,} results are right, {len(report.problems):,} are wrong"
         lines.append(right)
     elif report.changed:
         lines.append(
