@@ -1,0 +1,334 @@
+"""Tasks of an application: functions that can be called here or enqueued to run elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from uuid import UUID
+
+from celers import validate
+from celers.errors import ConfigurationError, ValidationError
+from celers.model.base import Duration, Instant, TaskIdLike
+from celers.model.task import SerializedTask
+from celers.retry import RetryPolicy, RetryStrategy
+
+if TYPE_CHECKING:
+    from celers.app import App
+
+__all__ = ["Submission", "Task", "task_name"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_MAX_RETRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How one call is enqueued; None and 0 stand for what the task itself says."""
+
+    queue: str | None = None
+    priority: int | None = None
+    delay_secs: float = 0.0
+    id: UUID | None = None
+    connection: object | None = None
+
+
+class Submission(Generic[P, R]):
+    """Ways to enqueue a task; a `Task` itself, or what `Task.using` returns."""
+
+    _task: Task[P, R]
+    _options: CallOptions
+
+    def __init__(self, task: Task[P, R], options: CallOptions) -> None:
+        self._task = task
+        self._options = options
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """Store a call with these arguments for the workers and return its id.
+
+        Raises
+        ------
+        TypeError
+            The function does not take these arguments.
+        SerializationError
+            An argument does not fit into the application's format.
+        CelersError
+            As for `MysqlBroker.enqueue`.
+        """
+        return self._send([self._make(args, kwargs)])[0]
+
+    def enqueue_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """As `enqueue`, to run at an instant: an aware datetime or Unix seconds."""
+        return self._send([self._make(args, kwargs)], due_at=when)[0]
+
+    def enqueue_after(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """As `enqueue`, to run after a delay: a timedelta or seconds."""
+        return self._send([self._make(args, kwargs)], delay=delay)[0]
+
+    def enqueue_many(self, calls: Iterable[Sequence[Any]], /) -> list[UUID]:
+        """Store many calls in one transaction, all or none.
+
+        Parameters
+        ----------
+        calls : iterable of tuple
+            The positional arguments of each call; ``[(1,), (2,)]`` calls twice with one argument.
+
+        Returns
+        -------
+        list of UUID
+            Ids in the order of the calls.
+        """
+        return self._send(self._make_many(calls))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """As `enqueue`, for asyncio."""
+        return (await self._asend([self._make(args, kwargs)]))[0]
+
+    async def aenqueue_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """As `enqueue_at`, for asyncio."""
+        return (await self._asend([self._make(args, kwargs)], due_at=when))[0]
+
+    async def aenqueue_after(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
+        """As `enqueue_after`, for asyncio."""
+        return (await self._asend([self._make(args, kwargs)], delay=delay))[0]
+
+    async def aenqueue_many(self, calls: Iterable[Sequence[Any]], /) -> list[UUID]:
+        """As `enqueue_many`, for asyncio."""
+        return await self._asend(self._make_many(calls))
+
+    def using(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: Duration | None = None,
+        id: TaskIdLike | None = None,  # noqa: A002 - the name of the field
+        connection: object | None = None,
+    ) -> Submission[P, R]:
+        """Return the task with other options for the next call; what is left out stays.
+
+        Parameters
+        ----------
+        queue : str, optional
+            Queue to put it into.
+        priority : int, optional
+            Higher first.
+        delay : timedelta, int, float, optional
+            Time until the call is due.
+        id : UUID or str, optional
+            Id of the task. Repeating an enqueue with the same id cannot store it twice.
+        connection : MySQLdb connection, optional
+            Store the call in the open transaction of this connection; the caller commits. Not for asyncio.
+        """
+        changes: dict[str, Any] = {}
+        if queue is not None:
+            changes["queue"] = validate.name(queue, "queue")
+        if priority is not None:
+            changes["priority"] = validate.priority(priority)
+        if delay is not None:
+            changes["delay_secs"] = validate.duration(delay, "delay")
+        if id is not None:
+            changes["id"] = validate.task_id(id, "id")
+        if connection is not None:
+            changes["connection"] = connection
+        return Submission(self._task, replace(self._options, **changes))
+
+    # How it is done
+
+    def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SerializedTask:
+        task, options = self._task, self._options
+        task.check_arguments(args, kwargs)
+        return SerializedTask.new(
+            task.name,
+            task.app.encode(args, kwargs),
+            id=options.id,
+            priority=task.priority if options.priority is None else options.priority,
+            max_retries=task.max_retries,
+            timeout=task.timeout_secs,
+        )
+
+    def _make_many(self, calls: Iterable[Sequence[Any]]) -> list[SerializedTask]:
+        if self._options.id is not None:
+            raise ValidationError("id is for one call; enqueue_many gives each its own", parameter="id")
+        made: list[SerializedTask] = []
+        for call in calls:
+            if not isinstance(call, tuple | list):
+                raise ValidationError(
+                    f"calls must hold tuples of positional arguments, not {type(call).__name__};"
+                    " write [(1,), (2,)] for two calls with one argument",
+                    parameter="calls",
+                )
+            made.append(self._make(tuple(call), {}))
+        return made
+
+    def _send(
+        self, tasks: list[SerializedTask], *, due_at: Instant | None = None, delay: Duration | None = None
+    ) -> list[UUID]:
+        broker = self._task.app.broker_for(self._options.queue or self._task.queue)
+        method, arguments, options = self._request(broker.producer, tasks, due_at, delay)
+        stored = method(*arguments, **options)
+        return stored if isinstance(stored, list) else [stored]
+
+    async def _asend(
+        self, tasks: list[SerializedTask], *, due_at: Instant | None = None, delay: Duration | None = None
+    ) -> list[UUID]:
+        if self._options.connection is not None:
+            raise ValidationError("connection= is for the blocking methods", parameter="connection")
+        broker = await self._task.app.async_broker_for(self._options.queue or self._task.queue)
+        method, arguments, options = self._request(broker.producer, tasks, due_at, delay)
+        pending: Awaitable[Any] = method(*arguments, **options)
+        stored = await pending
+        return stored if isinstance(stored, list) else [stored]
+
+    def _request(
+        self, producer: Any, tasks: list[SerializedTask], due_at: Instant | None, delay: Duration | None
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Choose the producer's operation: the plainest that does it."""
+        options: dict[str, Any] = {}
+        if self._options.connection is not None:
+            options["connection"] = self._options.connection
+        wait = self._options.delay_secs if delay is None else validate.duration(delay, "delay")
+        if due_at is not None and wait:
+            raise ValidationError("a call is due at an instant or after a delay, not both", parameter="delay")
+        policy = self._task.retry_policy
+        if policy is not None:
+            options |= {"due_at": due_at, "delay_secs": wait}
+            return producer.submit_with_retry_policy, (tasks, policy), options
+        if due_at is not None:
+            return producer.enqueue_at, (tasks[0], due_at), options
+        if len(tasks) == 1 and not wait:
+            return producer.enqueue, (tasks[0],), options
+        return producer.submit, (tasks,), options | {"delay_secs": wait}
+
+
+class Task(Submission[P, R]):
+    """A function registered with an application by `App.task`.
+
+    Calling it runs the function here and now. `enqueue` and its kin store the call for the workers.
+
+    Attributes
+    ----------
+    app : App
+    name : str
+        Name under which workers find it.
+    fn : callable
+        The function itself.
+    queue : str
+    priority, max_retries : int
+    retry_policy : RetryPolicy or None
+    timeout_secs : int or None
+    ignore_result : bool
+    is_async : bool
+        Whether the function is a coroutine function.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        priority: int = 0,
+        max_retries: int | None = None,
+        retry: RetryPolicy | RetryStrategy | None = None,
+        timeout: Duration | None = None,
+        ignore_result: bool = False,
+    ) -> None:
+        if not callable(fn):
+            raise ConfigurationError(f"a task must be a function, not {type(fn).__name__}")
+        super().__init__(self, CallOptions())
+        self.app = app
+        self.fn = fn
+        self.name = validate.name(task_name(fn) if name is None else name, "name")
+        self.queue = app.default_queue if queue is None else validate.name(queue, "queue")
+        self.priority = validate.priority(priority)
+        self.retry_policy = _policy(retry, max_retries)
+        self.max_retries = (
+            self.retry_policy.max_retries
+            if self.retry_policy is not None
+            else validate.max_retries(DEFAULT_MAX_RETRIES if max_retries is None else max_retries)
+        )
+        self.timeout_secs = validate.timeout_secs(timeout)
+        self.ignore_result = validate.boolean(ignore_result, "ignore_result")
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self._signature, self._plain = _signature(fn)
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here."""
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        """Name the task."""
+        return f"<Task {self.name}>"
+
+    def __reduce__(self) -> str:
+        """Pickle by name, as functions do."""
+        return self.fn.__qualname__
+
+    def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise the `TypeError` that a call with these arguments would raise: here, not in the worker."""
+        plain = self._plain
+        if plain is not None and not kwargs and plain[0] <= len(args) <= plain[1]:
+            return
+        if self._signature is not None:
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{self.name}: {error}") from None
+
+
+def _policy(retry: object, max_retries: int | None) -> RetryPolicy | None:
+    if retry is None:
+        return None
+    if isinstance(retry, RetryStrategy):
+        return RetryPolicy(DEFAULT_MAX_RETRIES if max_retries is None else max_retries, retry)
+    if isinstance(retry, RetryPolicy):
+        if max_retries is not None and max_retries != retry.max_retries:
+            raise ValidationError(
+                f"max_retries={max_retries} contradicts the retry policy, which says {retry.max_retries}",
+                parameter="max_retries",
+            )
+        return retry
+    raise ValidationError(
+        f"retry must be a RetryPolicy or a RetryStrategy, not {type(retry).__name__}", parameter="retry"
+    )
+
+
+def _signature(fn: Callable[..., Any]) -> tuple[inspect.Signature | None, tuple[int, int] | None]:
+    """Return the signature, and for functions of plain parameters how many values they take by position."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some functions written in C tell nothing
+        return None, None
+    least = most = 0
+    for parameter in signature.parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            return signature, None
+        most += 1
+        least += parameter.default is parameter.empty
+    return signature, (least, most)
+
+
+def task_name(fn: Callable[..., Any]) -> str:
+    """Return the name of a function as other processes know it: ``module.qualname``.
+
+    In a program's main module the name under which it can be imported takes the place of ``__main__``.
+    """
+    module = getattr(fn, "__module__", None) or "__main__"
+    if module == "__main__":
+        main = sys.modules.get("__main__")
+        spec = getattr(main, "__spec__", None)
+        file = getattr(main, "__file__", None)
+        if spec is not None and spec.name:
+            module = spec.name
+        elif file:
+            module = Path(file).stem
+    return f"{module}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
