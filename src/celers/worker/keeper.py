@@ -1,0 +1,193 @@
+"""What a worker's parent does in the database: it beats for its children, takes back what dead ones held, and
+keeps house for everybody when it holds the maintenance leadership.
+
+Each of the two jobs has a thread, so that a long promotion never delays a heartbeat.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from celers.errors import CelersError
+from celers.model.task import BrokerMessage, SerializedTask
+from celers.worker.bell import Bell
+from celers.worker.board import Running
+from celers.worker.delivery import timed_out
+from celers_fast.rows import make_receipt
+
+if TYPE_CHECKING:
+    from celers.broker import MysqlBroker
+    from celers.heartbeat import Leadership
+
+__all__ = ["Housekeeper", "Keeper", "Rescue"]
+
+log = logging.getLogger("celers.worker.keeper")
+
+LEAD_AGAIN_SECS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """What a dead child held.
+
+    Parameters
+    ----------
+    numbers : collection of int
+        Its consumers.
+    started : collection of int
+        `seq` of the tasks whose attempt counts.
+    overdue : sequence of Running
+        Tasks for whose timeout the child was ended.
+    """
+
+    numbers: Collection[int]
+    started: Collection[int]
+    overdue: Sequence[Running] = ()
+
+
+class Keeper(threading.Thread):
+    """Beats and rescues.
+
+    Parameters
+    ----------
+    brokers : sequence of MysqlBroker
+        One for each queue of the worker.
+    period_secs : float
+        Time between two heartbeats.
+    numbers : callable
+        Returns the consumers that live.
+    """
+
+    def __init__(
+        self, brokers: Sequence[MysqlBroker], period_secs: float, numbers: Callable[[], Sequence[int]]
+    ) -> None:
+        super().__init__(name="celers-keeper", daemon=True)
+        self._brokers = brokers
+        self._period = period_secs
+        self._numbers = numbers
+        self._rescues: deque[Rescue] = deque()
+        self._bell = Bell()
+        self._stopping = False
+
+    def rescue(self, rescue: Rescue) -> None:
+        """Take back what a dead child held, soon."""
+        if rescue.numbers:
+            self._rescues.append(rescue)
+            self._bell.ring()
+
+    def finish(self, timeout: float) -> bool:
+        """Do what is still to do, end the thread, and tell whether all was done."""
+        self._stopping = True
+        self._bell.ring()
+        self.join(timeout)
+        return not self._rescues
+
+    def run(self) -> None:
+        """Beat in time, rescue at once."""
+        next_beat = 0.0
+        pause = 0.0
+        while True:
+            try:
+                now = time.monotonic()
+                if now >= next_beat:
+                    self._beat()
+                    next_beat = now + self._period
+                while self._rescues:
+                    self._rescue(self._rescues[0])
+                    self._rescues.popleft()
+                pause = 0.0
+            except CelersError as error:
+                log.warning("heartbeats or rescue could not be sent and are tried again: %s", error)
+                pause = min(max(0.1, pause * 2), self._period)
+            except Exception:
+                log.exception("unexpected error of the keeper; going on")
+                pause = self._period
+            if self._stopping and not self._rescues:
+                return
+            self._bell.wait(pause or max(0.01, next_beat - time.monotonic()))
+
+    def _beat(self) -> None:
+        numbers = self._numbers()
+        if numbers:
+            self._brokers[0].consumers.beat(numbers)
+
+    def _rescue(self, rescue: Rescue) -> None:
+        for task in rescue.overdue:
+            broker = self._brokers[task.queue]
+            word = broker.consumer.fail(
+                _message(task),
+                error=timed_out(task.timeout_secs),
+                store_result=task.keeps_result,
+                runtime_ms=task.timeout_secs * 1000,
+            )
+            log.warning("task %s timed out after %d s: %s", task.task_id, task.timeout_secs, word)
+        count = self._brokers[0].consumers.rescue(list(rescue.numbers), set(rescue.started))
+        if count:
+            log.info(
+                "took back %d tasks of a dead process, %d of which it had started",
+                count,
+                len(rescue.started),
+            )
+
+
+def _message(task: Running) -> BrokerMessage:
+    """Make the message of a running task as far as settling it needs one."""
+    stored = SerializedTask.new("timed out", id=UUID(bytes=task.task_id.bytes))
+    receipt = make_receipt(task.seq, task.consumer_no, task.deliveries)
+    return BrokerMessage(stored, receipt, 0, stored.metadata.created_at)
+
+
+class Housekeeper(threading.Thread):
+    """Recovers what dead workers held and promotes what is due, while this process leads.
+
+    Parameters
+    ----------
+    broker : MysqlBroker
+    period_secs : float
+        Time between two rounds.
+    """
+
+    def __init__(self, broker: MysqlBroker, period_secs: float) -> None:
+        super().__init__(name="celers-housekeeper", daemon=True)
+        self._broker = broker
+        self._period = period_secs
+        self._over = threading.Event()
+
+    def finish(self, timeout: float) -> None:
+        """End the thread and give the leadership up."""
+        self._over.set()
+        self.join(timeout)
+
+    def run(self) -> None:
+        """Lead when nobody else does."""
+        lead: Leadership | None = None
+        complained = False
+        while not self._over.is_set():
+            try:
+                if lead is not None and not lead.alive():
+                    lead.release()
+                    lead = None
+                if lead is None:
+                    lead = self._broker.try_lead()
+                    if lead is not None:
+                        log.info("this worker keeps house for the database now")
+                if lead is not None:
+                    self._broker.maintenance.rescue_dead()
+                    self._broker.maintenance.promote_due()
+                complained = False
+            except CelersError as error:
+                if not complained:
+                    log.warning("housekeeping failed and is tried again: %s", error)
+                complained = True
+            except Exception:
+                log.exception("unexpected error while keeping house; going on")
+            self._over.wait(self._period if lead is not None else max(self._period, LEAD_AGAIN_SECS))
+        if lead is not None:
+            lead.release()

@@ -1,0 +1,166 @@
+"""Telling the broker what became of tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from celers.components.consumer import Completion
+from celers.errors import BrokerError, CelersError, SerializationError, ValidationError
+from celers.worker.delivery import Delivery, Failure, Outcome, Success
+
+if TYPE_CHECKING:
+    from celers.broker import MysqlBroker
+
+__all__ = ["Settler"]
+
+log = logging.getLogger("celers.worker.tasks")
+acks = logging.getLogger("celers.worker.acks")
+
+AT_ONCE = 1000
+
+
+class Settler:
+    """Settles outcomes and gives deliveries back.
+
+    What the broker has not answered for stays where it was, so every method may be called again after an error.
+
+    Parameters
+    ----------
+    brokers : sequence of MysqlBroker
+        One for each queue.
+    outcomes : deque of Outcome
+        What the runners have reported, oldest first.
+    unsettled : dict of str to Delivery
+        All claimed deliveries by receipt; settled ones are removed.
+    """
+
+    def __init__(
+        self, brokers: Sequence[MysqlBroker], outcomes: deque[Outcome], unsettled: dict[str, Delivery]
+    ) -> None:
+        self._brokers = brokers
+        self._outcomes = outcomes
+        self._unsettled = unsettled
+        self.returns: list[tuple[float, list[Delivery]]] = []
+
+    def settle(self) -> float | None:
+        """Settle what was reported; return the mean run time of the tasks in seconds, None without any."""
+        taken = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), AT_ONCE))]
+        # The owner may have given up a task that was still running.
+        taken = [one for one in taken if one.delivery.message.receipt_handle in self._unsettled]
+        if not taken:
+            return None
+        try:
+            done = [one for one in taken if isinstance(one, Success)]
+            for index in range(len(self._brokers)):
+                self._complete(index, [one for one in done if one.delivery.queue == index])
+            for one in taken:
+                if isinstance(one, Failure):
+                    self._fail(one)
+        except BaseException:
+            left = [one for one in taken if one.delivery.message.receipt_handle in self._unsettled]
+            self._outcomes.extendleft(reversed(left))
+            raise
+        return sum(one.runtime_secs for one in taken) / len(taken)
+
+    def give_back(self) -> None:
+        """Return to the queue what is to be returned."""
+        while self.returns:
+            delay, deliveries = self.returns[0]
+            held = [one for one in deliveries if one.message.receipt_handle in self._unsettled]
+            for index, broker in enumerate(self._brokers):
+                messages = [one.message for one in held if one.queue == index]
+                if messages:
+                    broker.consumer.give_back(messages, delay_secs=delay)
+            for one in held:
+                self._unsettled.pop(one.message.receipt_handle, None)
+            del self.returns[0]
+
+    def _complete(self, index: int, done: list[Success]) -> None:
+        if not done:
+            return
+        completions = [
+            Completion(
+                one.delivery.message,
+                one.result,
+                int(one.runtime_secs * 1000),
+                store=one.delivery.keeps_result,
+            )
+            for one in done
+        ]
+        try:
+            kept = self._brokers[index].consumer.complete(completions)
+        except (BrokerError, SerializationError, ValidationError) as error:
+            if not _is_about_the_data(error):
+                raise
+            if len(done) > 1:
+                for one in done:
+                    self._complete(index, [one])
+            else:
+                reason = f"the task has run, but its result cannot be stored: {error}"
+                self._fail(Failure(done[0].delivery, reason, runtime_secs=done[0].runtime_secs))
+            return
+        for one, was_ours in zip(done, kept, strict=True):
+            self._unsettled.pop(one.delivery.message.receipt_handle, None)
+            if not was_ours:
+                _lost(one.delivery)
+        if acks.isEnabledFor(logging.DEBUG):
+            for one, was_ours in zip(done, kept, strict=True):
+                if was_ours:
+                    acks.debug("completed %s in delivery %d", one.delivery.task_id, one.delivery.deliveries)
+
+    def _fail(self, failure: Failure) -> None:
+        delivery = failure.delivery
+        consumer = self._brokers[delivery.queue].consumer
+        word = consumer.fail(
+            delivery.message,
+            error=failure.error,
+            traceback=failure.traceback,
+            requeue=failure.verdict != "fail",
+            dead_letter=failure.verdict == "dead_letter",
+            delay_secs=failure.delay_secs,
+            store_result=delivery.keeps_result,
+            runtime_ms=int(failure.runtime_secs * 1000),
+        )
+        self._unsettled.pop(delivery.message.receipt_handle, None)
+        if word == "lost":
+            _lost(delivery)
+            return
+        message = delivery.message
+        level = logging.INFO if word == "retried" else logging.WARNING
+        # The text of the error may quote the arguments; it is kept with the task and not in the log.
+        log.log(
+            level,
+            "task %s %s failed in attempt %d of %d: %s; %s",
+            message.task_name,
+            message.task_id,
+            message.retry_count + 1,
+            message.task.metadata.max_retries + 1,
+            failure.error.partition(":")[0][:100],
+            _WORDS.get(word, word),
+        )
+        if failure.traceback is not None and log.isEnabledFor(logging.DEBUG):
+            log.debug("traceback of task %s:\n%s", message.task_id, failure.traceback)
+
+
+_WORDS = {
+    "retried": "it will run again",
+    "dead_letter": "it was moved to the dead letters",
+    "failed": "it will not run again",
+}
+
+
+def _lost(delivery: Delivery) -> None:
+    log.warning(
+        "task %s %s ended here, but its delivery %d had been taken back: the outcome is dropped",
+        delivery.message.task_name,
+        delivery.task_id,
+        delivery.deliveries,
+    )
+
+
+def _is_about_the_data(error: CelersError) -> bool:
+    """Would the same packet fail for ever, because of what it holds?"""
+    return not isinstance(error, BrokerError) or (error.errno is not None and not error.retryable)
