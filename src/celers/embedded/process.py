@@ -23,7 +23,7 @@ _STOP_TIMEOUT = 60.0
 _LOG_LIMIT = 8 << 20
 
 
-class StartCancelled(Exception):  # noqa: N818 - not an error
+class StartCancelled(Exception):
     """The end was asked for while the server was starting."""
 
 
