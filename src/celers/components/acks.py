@@ -16,10 +16,12 @@ from uuid import UUID
 from celers import validate
 from celers.components.base import Component
 from celers.components.settling import Locked, Tally, end_dependants, finish_statements, lock_by_id
+from celers.db.driver import Result
 from celers.errors import (
     BrokerConnectionError,
     CelersError,
     InvalidStateTransitionError,
+    PayloadTooLargeError,
     StaleReceiptError,
     TaskNotFoundError,
     ValidationError,
@@ -30,18 +32,24 @@ from celers.operation import Packet, Restart, Steps
 from celers_fast.rows import parse_receipt
 
 __all__ = [
+    "MAX_RESULT_BYTES",
     "MAX_TRACEBACK_BYTES",
     "Item",
     "Outcome",
     "ack_items",
     "acknowledged_before",
     "check_items",
+    "check_result_text",
     "problem",
     "result_statements",
+    "result_text",
     "results_of",
 ]
 
 MAX_TRACEBACK_BYTES = 1_000_000
+MAX_RESULT_BYTES = 16_777_215
+FRAME_BYTES = 512
+"""Room for START TRANSACTION and COMMIT in a packet."""
 
 
 @dataclass(slots=True)
@@ -54,6 +62,29 @@ class Outcome:
     traceback: str | None = None
     runtime_ms: int | None = None
     task_name: str | None = None
+
+
+def result_text(value: Any) -> str | None:
+    """Return the JSON text of a result; None for None. The column holds 16 MiB.
+
+    Raises
+    ------
+    SerializationError, PayloadTooLargeError
+    """
+    return None if value is None else check_result_text(validate.json_text(value, "result"))
+
+
+def check_result_text(text: str) -> str:
+    """Return a JSON text that fits into the column."""
+    # Four bytes a character at most: counting is needed for large texts only.
+    if len(text) > MAX_RESULT_BYTES // 4 and (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_RESULT_BYTES:
+        raise PayloadTooLargeError(
+            f"the result has {size} bytes as JSON, more than the {MAX_RESULT_BYTES} that are kept",
+            size=size,
+            limit=MAX_RESULT_BYTES,
+            parameter="result",
+        )
+    return text
 
 
 @dataclass(slots=True)
@@ -161,7 +192,7 @@ def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items
     ]
     statements += result_statements(component, [item for item in items if item.outcome is not None])
     try:
-        results = yield Packet(*statements, commit=True)
+        results = yield from _send(component, statements)
     except BrokerConnectionError as error:
         if not error.outcome_unknown:
             raise
@@ -171,19 +202,53 @@ def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items
 
 
 def result_statements(component: Component[Any], items: Sequence[Item]) -> list[bytes]:
-    """Store results of tasks that these receipts have completed in this transaction, and of no others."""
+    """Store results of tasks that these receipts have completed in this transaction, and of no others.
+
+    Raises
+    ------
+    PayloadTooLargeError
+        One result is larger than its column or than the server accepts in one packet.
+    """
     if not items:
         return []
     core = component.core
-    values = json.dumps(
-        [
-            [*item.receipt, out.status, out.task_name, out.result, out.error, out.traceback, out.runtime_ms]
-            for item in items
-            if item.receipt is not None and (out := item.outcome) is not None
-        ],
-        ensure_ascii=False,
-    )
-    return [core.sql("results", "store_acked", values=values, queue_name=core.queue_name)]
+    rows = [
+        [*item.receipt, out.status, out.task_name, out.result, out.error, out.traceback, out.runtime_ms]
+        for item in items
+        if item.receipt is not None and (out := item.outcome) is not None
+    ]
+    # JSON inside JSON always has backslashes, so the literal is mostly hexadecimal and large results have to be split.
+    values = json.dumps(rows, ensure_ascii=False)
+    text = core.sql("results", "store_acked", values=values, queue_name=core.queue_name)
+    most = core.packet_bytes - FRAME_BYTES
+    if len(text) > most:
+        if len(items) == 1:
+            raise PayloadTooLargeError(
+                f"the result of task {items[0].id} needs {len(text)} bytes in a statement, but the server's"
+                f" max_allowed_packet leaves {most}: store a smaller result",
+                size=len(text),
+                limit=most,
+                parameter="result",
+            )
+        half = len(items) // 2
+        return result_statements(component, items[:half]) + result_statements(component, items[half:])
+    return [text]
+
+
+def _send(component: Component[Any], statements: Sequence[bytes]) -> Steps[list[Result]]:
+    """Send statements that end their transaction: in one packet, unless the server takes only smaller ones."""
+    most = component.core.packet_bytes - FRAME_BYTES
+    results: list[Result] = []
+    part: list[bytes] = []
+    size = 0
+    for text in statements:
+        if part and size + len(text) + 1 > most:
+            results += yield Packet(*part)
+            part, size = [], 0
+        part.append(text)
+        size += len(text) + 1
+    results += yield Packet(*part, commit=True)
+    return results
 
 
 def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing: bool) -> Steps[list[UUID]]:
@@ -231,7 +296,7 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
 def _commit(component: Component[Any], statements: list[bytes]) -> Steps[None]:
     """Send the last packet; when its outcome is unknown, look again: all of this may be repeated."""
     try:
-        yield Packet(*statements, commit=True)
+        yield from _send(component, statements)
     except BrokerConnectionError as error:
         if not error.outcome_unknown:
             raise
@@ -254,7 +319,7 @@ def results_of(items: Sequence[tuple[Any, Any, BatchResultInput]]) -> list[Item]
             )
         item.outcome = Outcome(
             status=result.status.value,
-            result=None if result.result is None else validate.json_text(result.result, "result"),
+            result=result_text(result.result),
             error=validate.error_text(result.error),
             traceback=validate.error_text(result.traceback, "traceback", max_bytes=MAX_TRACEBACK_BYTES),
             runtime_ms=result.runtime_ms,

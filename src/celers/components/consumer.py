@@ -13,6 +13,7 @@ from celers.components.acks import (
     Outcome,
     ack_items,
     check_items,
+    check_result_text,
     results_of,
 )
 from celers.components.base import Component, M
@@ -155,9 +156,14 @@ class Consumer(Component[M]):
         for completion in done:
             item = _item(completion.message)
             if completion.store:
-                item.outcome = Outcome(
-                    TaskResultStatus.SUCCESS.value, completion.result, runtime_ms=completion.runtime_ms
-                )
+                text = completion.result
+                if text is not None:
+                    if not isinstance(text, str):
+                        raise ValidationError(
+                            f"result must be JSON text or None, not {type(text).__name__}", parameter="result"
+                        )
+                    check_result_text(text)
+                item.outcome = Outcome(TaskResultStatus.SUCCESS.value, text, runtime_ms=completion.runtime_ms)
             items.append(item)
         if not items:
             return []

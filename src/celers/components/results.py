@@ -8,7 +8,7 @@ from uuid import UUID
 
 from celers import rows as read
 from celers import validate
-from celers.components.acks import MAX_TRACEBACK_BYTES, Outcome
+from celers.components.acks import MAX_TRACEBACK_BYTES, Outcome, result_text
 from celers.components.base import Component, M
 from celers.errors import ValidationError
 from celers.model.base import JSON, Duration, TaskIdLike
@@ -65,7 +65,7 @@ def store_statements(component: Component[Any], results: Sequence[tuple[UUID, st
 def _outcome(result: BatchResultInput) -> Outcome:
     return Outcome(
         status=result.status.value,
-        result=None if result.result is None else validate.json_text(result.result, "result"),
+        result=result_text(result.result),
         error=validate.error_text(result.error),
         traceback=validate.error_text(result.traceback, "traceback", max_bytes=MAX_TRACEBACK_BYTES),
         runtime_ms=result.runtime_ms,
