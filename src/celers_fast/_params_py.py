@@ -52,9 +52,7 @@ def refuse(value: object) -> ValidationError:
     if isinstance(value, float):
         return ValidationError(f"{value} cannot be stored: only finite numbers can", parameter="value")
     if isinstance(value, int):
-        return ValidationError(
-            "an int to be stored must fit into 64 bits (-2**63 to 2**64-1)", parameter="value"
-        )
+        return ValidationError("an int to be stored must fit into 64 bits (-2**63 to 2**64-1)", parameter="value")
     if isinstance(value, datetime):
         return ValidationError(
             f"a datetime to be stored must be timezone-aware and representable in UTC, not {value!r}",
@@ -70,9 +68,7 @@ def surrogate(value: str) -> SerializationError:
 
 def bad_row(problem: str) -> ValidationError:
     """Return the error for a row that is not like the others. Used by both twins."""
-    return ValidationError(
-        f"rows must be non-empty tuples or lists of equal length: {problem}", parameter="rows"
-    )
+    return ValidationError(f"rows must be non-empty tuples or lists of equal length: {problem}", parameter="rows")
 
 
 def bad_argument(name: str, expected: str, value: object) -> ValidationError:

@@ -94,9 +94,7 @@ MESSAGE_FIELDS = ("task", "receipt_handle", "retry_count", "delivered_at", "isol
 
 NO_DEPENDENCIES: frozenset[UUID] = frozenset()
 
-_datetime_text = re.compile(
-    rb"(\d{4})-(\d{2})-(\d{2}) (\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,6}))?", re.ASCII
-).fullmatch
+_datetime_text = re.compile(rb"(\d{4})-(\d{2})-(\d{2}) (\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,6}))?", re.ASCII).fullmatch
 _number_text = re.compile(rb"-?\d{1,20}", re.ASCII).fullmatch
 _receipt_text = re.compile("[0-9a-f]{32}").fullmatch
 

@@ -11,7 +11,6 @@ import os
 import sys
 from importlib import import_module
 from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Final, Literal
 
 __all__ = ["COMPILED_COMPRESSION", "IMPL"]
@@ -34,7 +33,7 @@ def choose(wanted: str | None) -> Impl:
         return "python"
     if wanted not in (None, "", "c"):
         raise ImportError(f"CELERS_IMPL={wanted!r}: expected 'c', 'python', or nothing")
-    if PathFinder.find_spec(_PROBE, [str(Path(__file__).parent)]) is None:
+    if PathFinder.find_spec(_PROBE, sys.modules["celers_fast"].__path__) is None:
         if wanted == "c":
             raise ImportError(
                 "CELERS_IMPL=c, but the compiled modules of celers_fast were not built for this Python "

@@ -12,9 +12,7 @@ import pytest
 
 @pytest.mark.spec("ARCH-03")
 def test_import_is_light():
-    code = (
-        "import sys, celers; print([m for m in ('numpy', 'prometheus_client', 'rich') if m in sys.modules])"
-    )
+    code = "import sys, celers; print([m for m in ('numpy', 'prometheus_client', 'rich') if m in sys.modules])"
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert outcome.stdout.strip() == "[]", outcome.stderr
 

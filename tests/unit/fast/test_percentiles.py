@@ -49,9 +49,7 @@ def test_nan_is_refused(percentiles, values):
         percentiles.percentile(values, 50)
 
 
-@pytest.mark.parametrize(
-    "values", ["12", b"12", bytearray(b"12"), ["1"], [None], 5, [10**400], [[1.0], [2.0]]]
-)
+@pytest.mark.parametrize("values", ["12", b"12", bytearray(b"12"), ["1"], [None], 5, [10**400], [[1.0], [2.0]]])
 def test_what_is_no_sequence_of_numbers_is_refused(percentiles, values):
     with pytest.raises(ValidationError, match="values"):
         percentiles.percentile(values, 50)
@@ -107,18 +105,14 @@ finite_or_inf = st.floats(allow_nan=False)
 
 
 @parity
-@given(
-    st.lists(st.one_of(finite_or_inf, st.integers()), max_size=200), st.lists(st.floats(0, 100), max_size=6)
-)
+@given(st.lists(st.one_of(finite_or_inf, st.integers()), max_size=200), st.lists(st.floats(0, 100), max_size=6))
 def test_twins_agree(both, values, ps):
     both("percentiles", "percentiles", values, ps)
 
 
 @parity
 @given(
-    st.lists(
-        st.one_of(st.floats(), st.none(), st.booleans(), st.text(max_size=1), st.just(10**400)), max_size=5
-    ),
+    st.lists(st.one_of(st.floats(), st.none(), st.booleans(), st.text(max_size=1), st.just(10**400)), max_size=5),
     st.one_of(st.floats(), st.integers(), st.none(), st.booleans()),
 )
 def test_twins_refuse_alike(both, values, p):

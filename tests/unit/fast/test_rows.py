@@ -111,9 +111,7 @@ def test_a_row_of_nulls_and_defaults(rows):
     )
     assert bad == []
     metadata = message.task.metadata
-    assert (metadata.timeout_secs, metadata.group_id, metadata.chord_id, metadata.parent_task_id) == (
-        None,
-    ) * 4
+    assert (metadata.timeout_secs, metadata.group_id, metadata.chord_id, metadata.parent_task_id) == (None,) * 4
     assert metadata.extra == {}
     assert metadata.dependencies == frozenset()
     assert message.isolated is False
@@ -292,9 +290,7 @@ def test_twins_agree_on_receipts(both, seq, consumer_no, deliveries):
 
 
 @parity
-@given(
-    st.one_of(st.text(), st.text(alphabet="0123456789abcdefABCDEFg", min_size=31, max_size=33), st.binary())
-)
+@given(st.one_of(st.text(), st.text(alphabet="0123456789abcdefABCDEFg", min_size=31, max_size=33), st.binary()))
 def test_twins_agree_on_what_is_no_receipt(both, text):
     both("rows", "parse_receipt", text)
 
@@ -304,12 +300,8 @@ def texts(values: st.SearchStrategy[object]) -> st.SearchStrategy[bytes]:
 
 
 json_values = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
     max_leaves=8,
 )
 documents = st.dictionaries(
