@@ -96,6 +96,7 @@ def text(report: Report) -> str:
         f"{'latency, ms':<18}{'p50':>10}{'p95':>10}{'p99':>10}",
         f"{'enqueue to start':<18}{_quantiles(report.wait_quantiles)}",
         f"{'run time':<18}{_quantiles(report.run_quantiles)}",
+        "(the tasks are enqueued all at once: most of the first line is waiting behind other tasks)",
         "",
         "run time of the tasks",
         *histogram(report.run_ms),

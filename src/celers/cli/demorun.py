@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _STILL_SECS = 60.0
 _LOOK_SECS = 0.05
 _STOP_SECS = 40.0
+_LEAVE_SECS = 2.0
 
 
 @dataclass(slots=True)
@@ -72,7 +74,7 @@ class Report:
             "megabytes": round(self.megabytes, 3),
             "enqueue_secs": round(self.enqueue_secs, 6),
             "total_secs": round(self.total_secs, 6),
-            "tasks_per_sec": round(self.tasks / self.total_secs, 1) if self.total_secs else None,
+            "tasks_per_sec": round(self.tasks / self.total_secs, 1),
             "enqueue_to_start_ms": dict(zip(names, self.wait_quantiles, strict=True)),
             "run_ms": dict(zip(names, self.run_quantiles, strict=True)),
             "verified": self.verified,
@@ -133,13 +135,17 @@ class Demo:
         os.environ["CELERS_URL"] = self._url
         with ExitStack() as stack:
             if is_embedded(self._url):
-                stack.callback(self._end_server, self._server().status().running)
-                self._say("starting the private database server")
+                server = self._server()
+                if not server.status().running:
+                    self._say("starting the private database server")
+                    stack.callback(_end, server)
             return self._on_server(stack)
 
     def _on_server(self, stack: ExitStack) -> Report:
         from celers.broker import MysqlBroker
+        from celers.demo import app
 
+        stack.callback(app.close)
         broker = stack.enter_context(MysqlBroker(self._url, self._queue, heartbeat=False))
         broker.migrate()
         if not self._keep:
@@ -156,34 +162,36 @@ class Demo:
         before = [path.stat() for path in self._files]
         report.megabytes = sum(status.st_size for status in before) / 1e6
         with tempfile.TemporaryFile("w+b") as log, _workers(self._queue, self._processes, log) as workers:
+            # One task more than files: it tells that the workers are up, so that their start is not measured.
+            self._enqueue(self._files[:1])
+            self._wait(broker, workers, log, 1)
             begin = time.time()
-            enqueued = self._enqueue()
+            enqueued = self._enqueue(self._files)
             report.enqueue_secs = time.time() - begin
-            self._wait(broker, workers, log)
+            self._wait(broker, workers, log, report.tasks)
         results = {result.task_id: result for result in broker.get_result_batch(enqueued)}
         self._check(report, enqueued, results, before)
         finished = [_times(result) for result in results.values() if isinstance(result.result, dict)]
         report.total_secs = max((start + secs for start, secs in finished), default=time.time()) - begin
         return report
 
-    def _enqueue(self) -> dict[UUID, float]:
+    def _enqueue(self, files: list[Path]) -> dict[UUID, float]:
         """Enqueue a task for each file, and return when each was handed in, in the order of the files."""
         from celers.demo import index_file
 
         enqueued: dict[UUID, float] = {}
-        with Progress("enqueue", len(self._files), enabled=not self._quiet) as progress:
+        with Progress("enqueue", len(files), enabled=not self._quiet) as progress:
             task = index_file.using(queue=self._queue)
-            for start in range(0, len(self._files), self._batch):
-                part = self._files[start : start + self._batch]
+            for start in range(0, len(files), self._batch):
+                part = files[start : start + self._batch]
                 now = time.time()
                 ids = task.enqueue_many((str(path),) for path in part)
                 enqueued.update(dict.fromkeys(ids, now))
                 progress.update(len(enqueued))
         return enqueued
 
-    def _wait(self, broker: MysqlBroker, workers: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    def _wait(self, broker: MysqlBroker, workers: subprocess.Popen[bytes], log: IO[bytes], total: int) -> None:
         """Wait until all tasks have ended."""
-        total = len(self._files)
         moved_at, last = time.monotonic(), -1
         with Progress("run", total, enabled=not self._quiet) as progress:
             while True:
@@ -226,12 +234,6 @@ class Demo:
 
     def _server(self) -> EmbeddedServer:
         return EmbeddedServer(parse_url(self._url).embedded_dir)
-
-    def _end_server(self, ran_before: bool) -> None:
-        """Stop the server that was started for the demonstration, unless somebody else has come to use it."""
-        server = self._server()
-        if not ran_before and server.status().connections == 0:
-            server.stop()
 
     def _say(self, text: str) -> None:
         if not self._quiet:
@@ -296,7 +298,21 @@ def _label(broker: MysqlBroker) -> str:
     return f"{'MariaDB' if 'mariadb' in version.lower() else 'MySQL'} {version.split('-')[0]}"
 
 
+def _end(server: EmbeddedServer) -> None:
+    """Stop the server that was started for the demonstration, unless somebody else has come to use it."""
+    deadline = time.monotonic() + _LEAVE_SECS
+    # The server sees the end of our own connections a moment later.
+    while (running := server.status()).connections:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_LOOK_SECS)
+    if running.running:
+        server.stop()
+
+
 def _remove(broker: MysqlBroker) -> None:
     """Take the demonstration's tasks and results out of the database."""
+    # The warning is for those who did not mean it.
+    logging.getLogger("celers.maintenance").setLevel(logging.ERROR)
     broker.purge_all()
     broker.archive_results(0)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from celers import demo
 from celers.cli.demo import histogram, text
 from celers.cli.demorun import Report, _changed, _compare
+from celers.cli.main import main
 from celers.model.enums import TaskResultStatus
 from celers.model.result import TaskResult
 from celers_fast.ids import uuid7
@@ -113,3 +114,13 @@ def test_report_as_json():
     found = report().to_dict()
     assert found["tasks_per_sec"] == 4.0
     assert found["run_ms"]["p99"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [({}, 0), ({"verified": 1, "changed": 1}, 0), ({"verified": 1, "problems": ["a: no result"]}, 1)],
+)
+def test_exit_status(monkeypatch, tmp_path, values, status):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("celers.cli.demorun.Demo.run", lambda _self: report(**values))
+    assert main(["demo", str(tmp_path), "--url", "mysql://localhost/x"]) == status
