@@ -121,7 +121,6 @@ class App:
     def task(
         self,
         fn: Callable[..., Any] | None = None,
-        /,
         *,
         name: str | None = None,
         queue: str | None = None,

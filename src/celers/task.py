@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -170,9 +170,9 @@ class Submission(Generic[P, R]):
     def _send(
         self, tasks: list[SerializedTask], *, due_at: Instant | None = None, delay: Duration | None = None
     ) -> list[UUID]:
+        operation, arguments, options = self._request(tasks, due_at, delay)
         broker = self._task.app.broker_for(self._options.queue or self._task.queue)
-        method, arguments, options = self._request(broker.producer, tasks, due_at, delay)
-        stored = method(*arguments, **options)
+        stored = getattr(broker.producer, operation)(*arguments, **options)
         return stored if isinstance(stored, list) else [stored]
 
     async def _asend(
@@ -180,16 +180,15 @@ class Submission(Generic[P, R]):
     ) -> list[UUID]:
         if self._options.connection is not None:
             raise ValidationError("connection= is for the blocking methods", parameter="connection")
+        operation, arguments, options = self._request(tasks, due_at, delay)
         broker = await self._task.app.async_broker_for(self._options.queue or self._task.queue)
-        method, arguments, options = self._request(broker.producer, tasks, due_at, delay)
-        pending: Awaitable[Any] = method(*arguments, **options)
-        stored = await pending
+        stored = await getattr(broker.producer, operation)(*arguments, **options)
         return stored if isinstance(stored, list) else [stored]
 
     def _request(
-        self, producer: Any, tasks: list[SerializedTask], due_at: Instant | None, delay: Duration | None
-    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """Choose the producer's operation: the plainest that does it."""
+        self, tasks: list[SerializedTask], due_at: Instant | None, delay: Duration | None
+    ) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+        """Choose the producer's operation, the plainest that does it, and its arguments."""
         options: dict[str, Any] = {}
         if self._options.connection is not None:
             options["connection"] = self._options.connection
@@ -199,12 +198,12 @@ class Submission(Generic[P, R]):
         policy = self._task.retry_policy
         if policy is not None:
             options |= {"due_at": due_at, "delay_secs": wait}
-            return producer.submit_with_retry_policy, (tasks, policy), options
+            return "submit_with_retry_policy", (tasks, policy), options
         if due_at is not None:
-            return producer.enqueue_at, (tasks[0], due_at), options
+            return "enqueue_at", (tasks[0], due_at), options
         if len(tasks) == 1 and not wait:
-            return producer.enqueue, (tasks[0],), options
-        return producer.submit, (tasks,), options | {"delay_secs": wait}
+            return "enqueue", (tasks[0],), options
+        return "submit", (tasks,), options | {"delay_secs": wait}
 
 
 class Task(Submission[P, R]):
