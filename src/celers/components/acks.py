@@ -40,6 +40,7 @@ __all__ = [
     "acknowledged_before",
     "check_items",
     "check_result_text",
+    "own_statements",
     "problem",
     "result_statements",
     "result_text",
@@ -175,11 +176,16 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
     return done
 
 
-def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items: list[Item]) -> Steps[bool]:
-    """Acknowledge tasks of one consumer of this process in one packet; False when some need a closer look."""
+def own_statements(
+    component: Component[Any], consumer_no: int, deliveries: int, items: Sequence[Item]
+) -> list[bytes]:
+    """Acknowledge tasks of one consumer of this process.
+
+    The first statement changes as many rows as there are items, unless some of them need a closer look.
+    """
     core = component.core
     seqs = [item.receipt[0] for item in items if item.receipt is not None]
-    statements = [
+    return [
         core.sql(
             "consumer",
             "ack_many",
@@ -189,10 +195,14 @@ def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items
             queue_id=core.queue_id,
         ),
         core.sql("consumer", "count_acked", consumer_no=consumer_no, queue_id=core.queue_id),
+        *result_statements(component, [item for item in items if item.outcome is not None]),
     ]
-    statements += result_statements(component, [item for item in items if item.outcome is not None])
+
+
+def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items: list[Item]) -> Steps[bool]:
+    """Acknowledge tasks of one consumer of this process in one packet; False when some need a closer look."""
     try:
-        results = yield from _send(component, statements)
+        results = yield from _send(component, own_statements(component, consumer_no, deliveries, items))
     except BrokerConnectionError as error:
         if not error.outcome_unknown:
             raise

@@ -8,7 +8,7 @@ another number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from celers import rows as read
 from celers.components.base import Component
@@ -20,21 +20,38 @@ from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
 from celers.operation import Packet, Steps
 from celers_fast.rows import decode_claims
 
-__all__ = ["claim"]
+__all__ = ["Settlement", "claim"]
 
 TYPES = (TaskMetadata, SerializedTask, BrokerMessage, DeserializationError)
 PROMOTE_ROWS = 1000
 BAD_ROWS_PER_CALL = 10
 
 
+class Settlement(Protocol):
+    """Statements that a claim sends along, between its guard and its claim."""
+
+    def statements(self, component: Component[Any], slot: Slot) -> list[bytes]:
+        """Return what can be settled together with a claim of this slot."""
+
+    def answered(self, component: Component[Any], results: list[Result]) -> None:
+        """Take the packet's results; the first of `statements` is at index 1."""
+
+
 class _DeclaredDead(CelersError):
     """This consumer's row is gone; the packet has stopped without effect."""
 
 
-def claim(component: Component[Any], count: int, worker_id: str | None) -> Steps[list[BrokerMessage]]:
+def claim(
+    component: Component[Any], count: int, worker_id: str | None, settlement: Settlement | None = None
+) -> Steps[list[BrokerMessage]]:
     """Claim up to `count` due tasks in order of priority, then of enqueue.
 
     A slot of this process is taken for the time of the call.
+
+    Parameters
+    ----------
+    settlement : Settlement, optional
+        Acknowledgements to send along in the first packet, in the same transaction.
     """
     core = component.core
     worker_no = 0
@@ -49,7 +66,7 @@ def claim(component: Component[Any], count: int, worker_id: str | None) -> Steps
         while len(messages) < count:
             wanted = core.claim_rows(count - len(messages))
             try:
-                rows = yield from _claim_once(component, slot, wanted, worker_no)
+                rows = yield from _claim_once(component, slot, wanted, worker_no, settlement)
             except _DeclaredDead:
                 core.slots.drop(slot)
                 slot = core.slots.add((yield from open_consumer(component, worker_no)))
@@ -58,6 +75,7 @@ def claim(component: Component[Any], count: int, worker_id: str | None) -> Steps
                 if not messages:
                     raise
                 break  # what was claimed before is safe and must reach the caller
+            settlement = None
             found, bad = decode_claims(rows, slot.consumer_no, TYPES)
             hold(slot, rows)
             messages += found
@@ -90,16 +108,18 @@ def open_consumer(component: Component[Any], worker_no: int) -> Steps[int]:
     return results[0].insert_id
 
 
-def _claim_once(component: Component[Any], slot: Slot, count: int, worker_no: int) -> Steps[tuple[Any, ...]]:
+def _claim_once(
+    component: Component[Any], slot: Slot, count: int, worker_no: int, settlement: Settlement | None
+) -> Steps[tuple[Any, ...]]:
     """Send one claim packet and return the claimed rows."""
     core = component.core
     queue_id, consumer_no = core.queue_id, slot.consumer_no
     sql = core.sql
     promote = core.promotion_is_due()
-    statements = [
-        sql("consumer", "guard_alive", consumer_no=consumer_no, queue_id=queue_id),
-        sql("consumer", "read_paused", queue_id=queue_id),
-    ]
+    statements = [sql("consumer", "guard_alive", consumer_no=consumer_no, queue_id=queue_id)]
+    if settlement is not None:
+        statements += settlement.statements(component, slot)
+    statements.append(sql("consumer", "read_paused", queue_id=queue_id))
     if promote:
         statements += [
             sql("consumer", "due_keys", queue_id=queue_id, count=PROMOTE_ROWS),
@@ -122,6 +142,8 @@ def _claim_once(component: Component[Any], slot: Slot, count: int, worker_no: in
         if not error.outcome_unknown:
             raise
         return (yield from _take_over(component, slot))
+    if settlement is not None:
+        settlement.answered(component, results)
     rows = results[-2].rows
     core.due_in(read.integer_or_none(results[-1].rows[0][0]))
     core.claimed(len(rows), sum(len(row[3] or b"") + len(row[15] or b"") + 200 for row in rows))

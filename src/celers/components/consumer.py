@@ -18,6 +18,7 @@ from celers.components.acks import (
 )
 from celers.components.base import Component, M
 from celers.components.claims import claim
+from celers.components.cycle import cycle
 from celers.components.rejects import DELAY_WITHOUT_POLICY_SECS, reject_items
 from celers.components.settling import lock_by_seq, requeue_statements
 from celers.errors import TaskNotFoundError, ValidationError
@@ -152,23 +153,29 @@ class Consumer(Component[M]):
 
         A result is stored only for a task that this receipt completes.
         """
-        items = []
-        for completion in done:
-            item = _item(completion.message)
-            if completion.store:
-                text = completion.result
-                if text is not None:
-                    if not isinstance(text, str):
-                        raise ValidationError(
-                            f"result must be JSON text or None, not {type(text).__name__}", parameter="result"
-                        )
-                    check_result_text(text)
-                item.outcome = Outcome(TaskResultStatus.SUCCESS.value, text, runtime_ms=completion.runtime_ms)
-            items.append(item)
+        items = [_completed_item(completion) for completion in done]
         if not items:
             return []
         completed = set((yield from ack_items(self, items, all_or_nothing=False)))
         return [item.id in completed for item in items]
+
+    @operation(give_back="_give_back_cycle")
+    def cycle(
+        self, done: Sequence[Completion], count: int, *, worker_id: str | None = None
+    ) -> Steps[tuple[list[bool | None], list[BrokerMessage]]]:
+        """Complete deliveries, as `complete`, and claim up to `count` tasks, as `dequeue_batch`, in one round trip.
+
+        Returns
+        -------
+        completed : list of bool or None
+            For each of `done`; None when the database became unreachable before it was settled: settle it again.
+        messages : list of BrokerMessage
+        """
+        most = validate.integer(count, "count", 1, MAX_BATCH)
+        worker = validate.optional_name(worker_id, "worker_id")
+        items = [_completed_item(completion) for completion in done]
+        settled, unknown, messages = yield from cycle(self, items, most, worker)
+        return [None if item.id in unknown else item.id in settled for item in items], messages
 
     # Rejections
 
@@ -317,11 +324,30 @@ class Consumer(Component[M]):
         return len(own)
 
     @operation(repeat_unknown=True)
+    def _give_back_cycle(self, answer: tuple[list[bool | None], list[BrokerMessage]]) -> Steps[int]:
+        """Undo the claim of a `cycle` whose asyncio caller was cancelled."""
+        return (yield from Consumer.give_back.steps(self, answer[1]))
+
+    @operation(repeat_unknown=True)
     def _give_back_one(self, message: BrokerMessage | None) -> Steps[int]:
         """Undo a `dequeue` whose asyncio caller was cancelled."""
         if message is None:
             return 0
         return (yield from Consumer.give_back.steps(self, [message]))
+
+
+def _completed_item(completion: Completion) -> Item:
+    item = _item(completion.message)
+    if completion.store:
+        text = completion.result
+        if text is not None:
+            if not isinstance(text, str):
+                raise ValidationError(
+                    f"result must be JSON text or None, not {type(text).__name__}", parameter="result"
+                )
+            check_result_text(text)
+        item.outcome = Outcome(TaskResultStatus.SUCCESS.value, text, runtime_ms=completion.runtime_ms)
+    return item
 
 
 def _item(message: BrokerMessage) -> Item:

@@ -1,0 +1,90 @@
+"""The fused cycle of a busy worker: settle what is done and claim what is next in one packet with one commit.
+
+The lease that the packet writes still names the tasks that it settles: a lease may name too much but never too little,
+and one of them may need the longer way (`celers.components.acks`). The next claim leaves them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from celers.components.acks import FRAME_BYTES, Item, ack_items, own_statements
+from celers.components.base import Component
+from celers.components.claims import claim
+from celers.core import Slot
+from celers.db.driver import Result
+from celers.errors import BrokerError
+from celers.model.task import BrokerMessage
+from celers.operation import Steps
+
+__all__ = ["cycle"]
+
+
+class _Fused:
+    """The acknowledgements that travel with a claim."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.left = list(items)
+        self.done: list[UUID] = []
+        self._groups: list[tuple[int, int, list[Item]]] = []
+        self._consumer_no = 0
+
+    def statements(self, component: Component[Any], slot: Slot) -> list[bytes]:
+        """Acknowledge what this slot holds; everything else stays in `left`."""
+        own: dict[int, list[Item]] = {}
+        for item in self.left:
+            receipt = item.receipt
+            if receipt is not None and receipt[1] == slot.consumer_no:
+                if slot.held.get(receipt[0]) == (item.id, receipt[2]):
+                    own.setdefault(receipt[2], []).append(item)
+        self._consumer_no = slot.consumer_no
+        self._groups = []
+        statements: list[bytes] = []
+        room = component.core.packet_bytes - FRAME_BYTES
+        for deliveries, items in own.items():
+            group = own_statements(component, slot.consumer_no, deliveries, items)
+            room -= sum(len(text) + 1 for text in group)
+            if room < 0:
+                break
+            self._groups.append((1 + len(statements), len(group), items))
+            statements += group
+        return statements
+
+    def answered(self, component: Component[Any], results: list[Result]) -> None:
+        """Note which groups were acknowledged as a whole."""
+        settled: set[UUID] = set()
+        for index, _, items in self._groups:
+            if results[index].affected == len(items):
+                settled.update(item.id for item in items)
+                component.core.slots.settled(self._consumer_no, [item.receipt[0] for item in items if item.receipt])
+        self.done += settled
+        self.left = [item for item in self.left if item.id not in settled]
+
+
+def cycle(
+    component: Component[Any], items: Sequence[Item], count: int, worker_id: str | None
+) -> Steps[tuple[set[UUID], set[UUID], list[BrokerMessage]]]:
+    """Acknowledge and claim.
+
+    Returns
+    -------
+    done : set of UUID
+        Completed by these receipts.
+    unknown : set of UUID
+        Not settled yet, because the database became unreachable on the way: to be settled again.
+    messages : list of BrokerMessage
+    """
+    fused = _Fused(items)
+    messages = yield from claim(component, count, worker_id, fused)
+    done = set(fused.done)
+    if fused.left:
+        try:
+            done.update((yield from ack_items(component, fused.left, all_or_nothing=False)))
+        except BrokerError:
+            if not messages:
+                raise
+            # The claimed tasks must reach the caller; these are settled by its next call.
+            return done, {item.id for item in fused.left} - done, messages
+    return done, set(), messages
