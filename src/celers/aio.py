@@ -30,7 +30,7 @@ from celers.core import Core
 from celers.db.aio import AsyncPool, AsyncRunner
 from celers.db.pool import ConnectionPool
 from celers.db.url import parse_url
-from celers.errors import BrokerError
+from celers.errors import CelersError
 from celers.flat import FlatNames
 from celers.heartbeat import Heartbeat
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
@@ -200,12 +200,13 @@ class AsyncMysqlBroker(FlatNames[Async]):
         try:
             if not self._pool.closed and self.core.slots.numbers():
                 await self.consumers.end()
-        except BrokerError:
-            pass  # the server is away; the consumers end with their leases
-        if self._owns_pool:
-            if self._beats is not None:
-                self._beats.close()
-            await self._pool.close()
+        except CelersError:
+            pass  # the server or the tables are gone; the consumers end with their leases
+        finally:
+            if self._owns_pool:
+                if self._beats is not None:
+                    self._beats.close()
+                await self._pool.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()

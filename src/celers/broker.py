@@ -23,7 +23,7 @@ from celers.core import Core
 from celers.db.pool import ConnectionPool, Pool
 from celers.db.runner import BlockingRunner
 from celers.db.url import parse_url
-from celers.errors import BrokerError, ConfigurationError, ValidationError
+from celers.errors import CelersError, ConfigurationError, ValidationError
 from celers.flat import FlatNames
 from celers.heartbeat import Heartbeat, Leadership, try_lead
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
@@ -325,12 +325,13 @@ class MysqlBroker(FlatNames[Sync]):
         try:
             if not self._pool.closed and self.core.slots.numbers():
                 self.consumers.end()
-        except BrokerError:
-            pass  # the server is away; the consumers end with their leases
-        if self._owns_pool:
-            if self._beats is not None:
-                self._beats.close()
-            self._pool.close()
+        except CelersError:
+            pass  # the server or the tables are gone; the consumers end with their leases
+        finally:
+            if self._owns_pool:
+                if self._beats is not None:
+                    self._beats.close()
+                self._pool.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from celers.operation import QueueUnknown
 from celers.sql import Statements
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ class Core:
     @property
     def queue_id(self) -> int:
         """The queue's number in the database."""
-        if self._queue_id is None:  # pragma: no cover - runners intern the queue first
-            raise RuntimeError("the queue's number is not known yet")
+        if self._queue_id is None:
+            raise QueueUnknown
         return self._queue_id
 
     def set_queue_id(self, queue_id: int) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.db.driver import Result
 
-__all__ = ["Async", "Flat", "Operation", "Packet", "Restart", "Steps", "Sync", "flat", "operation"]
+__all__ = ["Async", "Flat", "Operation", "Packet", "QueueUnknown", "Restart", "Steps", "Sync", "flat", "operation"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,19 +61,31 @@ class Packet:
         End the transaction with this packet.
     errors : mapping of (statement index, errno) to a factory of an exception
         What a certain error of a certain statement means. It is thrown into the generator in place of `BrokerError`.
+    repeat : bool
+        To send it twice does no harm: when its outcome is unknown it is sent again, and nobody hears of it. Only for
+        packets that come first in their transaction.
     """
 
-    __slots__ = ("commit", "errors", "statements")
+    __slots__ = ("commit", "errors", "repeat", "statements")
 
     def __init__(
         self,
         *statements: bytes,
         commit: bool = False,
         errors: Mapping[tuple[int, int], Callable[[], CelersError]] | None = None,
+        repeat: bool = False,
     ) -> None:
         self.statements = statements
         self.commit = commit
         self.errors = errors
+        self.repeat = repeat
+
+
+class QueueUnknown(Exception):
+    """The queue's number was needed before it had been asked for; runners ask and begin again.
+
+    Asking only then lets an operation check its parameters before anything is sent.
+    """
 
 
 class Restart(Exception):

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
+from typing import TypeVar
 from uuid import UUID
 
+from celers.errors import DeserializationError
 from celers_fast.rows import parse_datetime
 
-__all__ = ["flag", "instant", "instant_or_none", "integer", "integer_or_none", "text", "text_or_none", "uuid"]
+__all__ = [
+    "flag",
+    "instant",
+    "instant_or_none",
+    "integer",
+    "integer_or_none",
+    "member",
+    "text",
+    "text_or_none",
+    "uuid",
+]
+
+E = TypeVar("E", bound=StrEnum)
 
 Value = bytes | None
 
@@ -55,3 +70,12 @@ def instant(value: Value) -> datetime:
 def instant_or_none(value: Value) -> datetime | None:
     """Read a DATETIME(6), in UTC."""
     return None if value is None else parse_datetime(value)
+
+
+def member(enumeration: type[E], value: Value) -> E:
+    """Read a word of an enumeration from a column that takes any word."""
+    word = text(value)
+    try:
+        return enumeration(word)
+    except ValueError:
+        raise DeserializationError(f"the stored {enumeration.__name__} {word[:100]!r} is unknown") from None

@@ -34,6 +34,7 @@ __all__ = [
     "error_text",
     "instant",
     "integer",
+    "items",
     "json_text",
     "json_value",
     "limit",
@@ -97,6 +98,17 @@ def task_ids(values: Iterable[UUID | str], name: str = "task_ids") -> list[UUID]
     except TypeError:
         raise _refuse(name, "an iterable of task ids", values) from None
     return list(dict.fromkeys(task_id(value, name) for value in given))
+
+
+def items(values: Iterable[Any], name: str) -> list[Any]:
+    """Return the members of an iterable; text and bytes are not taken for one."""
+    if not isinstance(values, str | bytes | bytearray):
+        try:
+            return list(iter(values))
+        except TypeError:
+            if isinstance(values, Iterable):
+                raise  # its own failure
+    raise _refuse(name, "an iterable", values)
 
 
 def duration(

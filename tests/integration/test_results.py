@@ -20,7 +20,7 @@ from celers import (
     ValidationError,
 )
 from celers.components.consumer import Completion
-from tests.fixtures.tables import numbers
+from tests.fixtures.filling import numbers
 
 FINAL = [TaskResultStatus.SUCCESS, TaskResultStatus.FAILURE, TaskResultStatus.REVOKED]
 
@@ -234,7 +234,7 @@ def test_no_result_is_null_and_json_null_reads_as_none(tables, broker):
     ids = [uuid4(), uuid4()]
     for task_id in ids:
         broker.store_result(task_id, "job", TaskResultStatus.SUCCESS, result=None)
-    tables.rows("UPDATE celers_task_results SET result='null' WHERE task_id=%s", ids[1].bytes)
+    tables.rows("UPDATE celers_task_results SET result='null' WHERE task_id=%s", (ids[1].bytes,))
     assert tables.rows("SELECT COUNT(*) FROM celers_task_results WHERE result IS NULL") == [(1,)]
     assert [result.result for result in broker.get_result_batch(ids)] == [None, None]
 
@@ -333,7 +333,7 @@ def test_nothing_is_found_where_nothing_is_stored(broker):
 def test_a_stored_value_that_is_no_json_is_an_error(tables, broker):
     task_id = uuid4()
     broker.store_result(task_id, "job", TaskResultStatus.SUCCESS, result=1)
-    tables.rows("UPDATE celers_task_results SET result='{' WHERE task_id=%s", task_id.bytes)
+    tables.rows("UPDATE celers_task_results SET result='{' WHERE task_id=%s", (task_id.bytes,))
     with pytest.raises(DeserializationError):
         broker.get_result(task_id)
     with pytest.raises(DeserializationError):
@@ -364,7 +364,7 @@ def test_old_results_are_archived_and_unfinished_ones_stay(tables, broker):
         tables.rows(
             "UPDATE celers_task_results SET created_at = created_at - INTERVAL 2 DAY,"
             " completed_at = completed_at - INTERVAL 2 DAY WHERE task_id=%s",
-            task_id.bytes,
+            (task_id.bytes,),
         )
     assert broker.archive_results(timedelta(days=3)) == 0
     assert broker.archive_results(86_400) == 2
@@ -430,3 +430,12 @@ def test_results_of_other_queues_are_not_seen(make_broker):
     assert other.delete_result(task_id) is False
     assert other.archive_results(0) == 0
     assert mine.get_result(task_id).result == 1
+
+
+@pytest.mark.spec("RES-04", "DATA-10", "ENUM-02")
+def test_a_stored_status_that_is_none_is_an_error(tables, broker):
+    task_id = uuid4()
+    broker.store_result(task_id, "job", TaskResultStatus.SUCCESS)
+    tables.rows("UPDATE celers_task_results SET status='ODD'")
+    with pytest.raises(DeserializationError, match="ODD"):
+        broker.get_result(task_id)

@@ -86,7 +86,7 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
         metavar="A,B",
         help=f"formats of arguments to read, of {', '.join(FORMATS)} (default: the application's)",
     )
-    parser.add_argument("--name", help="name of this worker (default: the host's)")
+    parser.add_argument("--name", help="name of this worker (default: host and process id)")
     parser.add_argument(
         "--log-level", choices=LEVELS, default="info", help="what to log on standard error (default: %(default)s)"
     )

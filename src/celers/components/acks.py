@@ -319,7 +319,7 @@ def results_of(items: Sequence[tuple[Any, Any, BatchResultInput]]) -> list[Item]
     for task_id, handle, result in items:
         if not isinstance(result, BatchResultInput):
             raise ValidationError(
-                f"the result must be a BatchResultInput, not {type(result).__name__}", parameter="items"
+                f"items must hold a BatchResultInput each, not {type(result).__name__}", parameter="items"
             )
         item = check_items([(task_id, handle)])[0]
         if item.id != validate.task_id(result.task_id):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from celers import rows as read
 from celers.components.base import Component
-from celers.components.settling import dead_letter_statements, lock_by_seq
+from celers.components.settling import Tally, dead_letter_statements, end_dependants, lock_by_seq
 from celers.core import Slot
 from celers.db.driver import Result
 from celers.errors import BrokerConnectionError, CelersError, DeserializationError
@@ -173,8 +173,11 @@ def _bury(component: Component[Any], slot: Slot, bad: Sequence[tuple[int, str]])
     for seq, reason in bad:
         locked = yield from lock_by_seq(component, [seq])
         own = [task for task in locked if task.consumer_no == slot.consumer_no]
+        tally = Tally()
+        yield from end_dependants(component, [], [(task, "was moved to the dead letters") for task in own], tally)
         yield Packet(
             *dead_letter_statements(component, own, f"the stored task cannot be read: {reason}"),
+            *tally.statements(component, slot.consumer_no),
             core_noop(),
             commit=True,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from celers import validate
 from celers.components.acks import (
@@ -130,7 +131,7 @@ class Consumer(Component[M]):
 
         Tasks of this process's own claims take one round trip.
         """
-        items = check_items(_pairs(tasks, 2))
+        items = check_items(_tuples(tasks, 2))
         return len((yield from ack_items(self, items, all_or_nothing=False))) if items else 0
 
     @operation()
@@ -144,7 +145,7 @@ class Consumer(Component[M]):
         TaskNotFoundError, StaleReceiptError, InvalidStateTransitionError
             The first problem; nothing is completed nor stored then.
         """
-        checked = results_of(_pairs(items, 3))
+        checked = results_of(_tuples(items, 3, "items"))
         return len((yield from ack_items(self, checked, all_or_nothing=True))) if checked else 0
 
     @operation()
@@ -153,7 +154,7 @@ class Consumer(Component[M]):
 
         A result is stored only for a task that this receipt completes.
         """
-        items = [_completed_item(completion) for completion in done]
+        items = [_completed_item(completion) for completion in validate.items(done, "done")]
         if not items:
             return []
         completed = set((yield from ack_items(self, items, all_or_nothing=False)))
@@ -173,7 +174,7 @@ class Consumer(Component[M]):
         """
         most = validate.integer(count, "count", 1, MAX_BATCH)
         worker = validate.optional_name(worker_id, "worker_id")
-        items = [_completed_item(completion) for completion in done]
+        items = [_completed_item(completion) for completion in validate.items(done, "done")]
         settled, unknown, messages = yield from cycle(self, items, most, worker)
         return [None if item.id in unknown else item.id in settled for item in items], messages
 
@@ -206,9 +207,11 @@ class Consumer(Component[M]):
     @operation()
     def reject_batch(self, tasks: Iterable[tuple[TaskIdLike, str | None, bool]]) -> Steps[int]:
         """Reject many tasks, each as `reject` does; skip those that cannot be; return how many were."""
-        triples = _pairs(tasks, 3)
-        requeue = {validate.task_id(task_id): validate.boolean(again, "requeue") for task_id, _, again in triples}
+        triples = _tuples(tasks, 3)
         items = check_items([(task_id, handle) for task_id, handle, _ in triples])
+        requeue: dict[UUID, bool] = {}
+        for task_id, _, again in triples:
+            requeue.setdefault(validate.task_id(task_id), validate.boolean(again, "requeue"))
         for item in items:
             item.requeue = requeue[item.id]
         if not items:
@@ -301,7 +304,7 @@ class Consumer(Component[M]):
             They are due again after this time.
         """
         delay = validate.duration(delay_secs, "delay_secs")
-        items = [_item(message) for message in messages]
+        items = [_item(message) for message in validate.items(messages, "messages")]
         if not items:
             return 0
         receipts = {item.receipt for item in items}
@@ -337,6 +340,8 @@ class Consumer(Component[M]):
 
 
 def _completed_item(completion: Completion) -> Item:
+    if not isinstance(completion, Completion):
+        raise ValidationError(f"done must hold Completions, not {type(completion).__name__}", parameter="done")
     item = _item(completion.message)
     if completion.store:
         text = completion.result
@@ -360,10 +365,12 @@ def _item(message: BrokerMessage) -> Item:
     return Item(message.task_id, handle, receipt)
 
 
-def _pairs(values: Iterable[Any], width: int) -> list[Any]:
+def _tuples(values: Iterable[Any], width: int, parameter: str = "tasks") -> list[Any]:
     """Take the input of a batch operation as a list of tuples of the right width."""
-    found = list(values)
+    found = validate.items(values, parameter)
     for value in found:
         if not isinstance(value, tuple | list) or len(value) != width:
-            raise ValidationError(f"each item must be a tuple of {width} values", parameter="tasks")
+            raise ValidationError(
+                f"{parameter} must hold tuples of {width} values, not {validate.shown(value)}", parameter=parameter
+            )
     return found

@@ -26,7 +26,7 @@ from celers.errors import (
 )
 from celers.model.base import Duration, Instant
 from celers.model.task import SerializedTask
-from celers.operation import Packet, Restart, Steps, operation
+from celers.operation import Packet, QueueUnknown, Restart, Steps, operation
 from celers.retry import RetryPolicy
 from celers.sql import Raw
 from celers_fast.compression import compress_payload
@@ -139,7 +139,7 @@ class Producer(Component[M]):
         -----
         One round trip for each packet that the server's `max_allowed_packet` holds; one transaction.
         """
-        batch = list(tasks)
+        batch = validate.items(tasks, "tasks")
         if not batch:
             return []
         return (yield from self._insert(batch, _NOW, False))
@@ -149,7 +149,7 @@ class Producer(Component[M]):
         self, tasks: Iterable[SerializedTask], *, delay_secs: Duration = 0.0, connection: object | None = None
     ) -> Steps[list[UUID]]:
         """Store many tasks that are due after one common delay; see `enqueue_batch`."""
-        batch = list(tasks)
+        batch = validate.items(tasks, "tasks")
         delay = _delay(delay_secs)
         if not batch:
             return []
@@ -185,7 +185,8 @@ class Producer(Component[M]):
         connection: object | None = None,
     ) -> Steps[list[UUID]]:
         """Store many tasks with one retry policy, due at an instant, after a delay, or at once."""
-        batch = [_checked(task).with_max_retries(retry_policy.max_retries) for task in tasks]
+        checked = [_checked(task) for task in validate.items(tasks, "tasks")]
+        batch = [task.with_max_retries(retry_policy.max_retries) for task in checked]
         if not batch:
             return []
         if due_at is not None:
@@ -204,6 +205,10 @@ class Producer(Component[M]):
 
     # How it is done
 
+    def check(self, task: SerializedTask) -> None:
+        """Refuse what `enqueue` would refuse before it sends anything."""
+        self._row(task, _NOW, None, None)
+
     def _insert(
         self,
         tasks: Sequence[SerializedTask],
@@ -215,10 +220,12 @@ class Producer(Component[M]):
     ) -> Steps[list[UUID]]:
         """Store tasks that are all due at the same time."""
         policy = None if retry_policy is None else validate.json_text(retry_policy.to_dict(), "retry_policy")
-        rows = [self._row(_checked(task), due, reserved, policy) for task in tasks]
+        rows = [self._row(task, due, reserved, policy) for task in tasks]
         ids = [task.metadata.id for task in tasks]
         if len(set(ids)) != len(ids):
             raise DuplicateTaskError("two tasks of the batch have the same id")
+        if not self.core.has_queue_id:
+            raise QueueUnknown
         if any(task.metadata.dependencies for task in tasks):
             store = self._insert_dependent(tasks, rows, ids)
         else:
@@ -236,7 +243,7 @@ class Producer(Component[M]):
     def _row(
         self, task: SerializedTask, due: Raw | datetime, reserved: dict[str, Any] | None, policy: str | None
     ) -> tuple[object, ...]:
-        metadata = task.metadata
+        metadata = _checked(task).metadata
         payload, encoding = task.payload, "raw"
         if self.core.compress:
             payload, encoding = compress_payload(payload), "deflate"
@@ -244,7 +251,7 @@ class Producer(Component[M]):
         extra = {**metadata.extra, **reserved} if reserved else metadata.extra
         return (
             metadata.id,
-            self.core.queue_id,
+            self.core.queue_id if self.core.has_queue_id else 0,
             metadata.name,
             payload,
             encoding,
@@ -353,9 +360,8 @@ class Producer(Component[M]):
     ) -> Steps[None]:
         yield Packet(self._guard(), errors={(0, 1690): self._draining})
         unmet = yield from unmet_counts(self.core, tasks)
-        complete: list[tuple[object, ...]] = []
-        for row, task in zip(rows, tasks, strict=True):
-            complete.append((*row[:15], len(unmet[task.metadata.id])))
+        waits = [(len(unmet[task.metadata.id]),) for task in tasks]
+        complete = [row[:15] + wait for row, wait in zip(rows, waits, strict=True)]
         statements = yield from self._insert_statements(complete)
         for insert, _ in statements:
             yield Packet(insert, errors={(0, 1062): _duplicate(ids)})

@@ -133,6 +133,7 @@ class Queues(Component[M]):
         most = validate.integer(max_size, "max_size", 0)
         core = self.core
         producer: Producer[M] = Producer(core, self.runner)
+        producer.check(task)
         yield Packet(core.sql("queues", "lock", queue_id=core.queue_id))
         if (yield from self._pending_up_to(most)) >= most:
             raise QueueFullError(f"queue {core.queue_name!r} has reached its limit of {most} pending tasks")

@@ -195,7 +195,7 @@ def _result(row: tuple[bytes | None, ...]) -> TaskResult:
     return TaskResult(
         task_id=read.uuid(row[0]),
         task_name=read.text(row[1]),
-        status=TaskResultStatus(read.text(row[2])),
+        status=read.member(TaskResultStatus, row[2]),
         result=None if row[3] is None else validate.json_value(row[3], "result"),
         error=read.text_or_none(row[4]),
         traceback=read.text_or_none(row[5]),

@@ -104,7 +104,7 @@ class Workers(Component[M]):
             WorkerHeartbeat(
                 worker_id=read.text(row[0]),
                 last_heartbeat=read.instant(row[1]),
-                status=WorkerStatus.OFFLINE if read.flag(row[5]) else WorkerStatus(read.text(row[2])),
+                status=WorkerStatus.OFFLINE if read.flag(row[5]) else read.member(WorkerStatus, row[2]),
                 task_count=read.integer(row[3]),
                 capabilities=None if row[4] is None else validate.json_value(row[4], "capabilities"),
             )

@@ -24,6 +24,7 @@ from celers.db.driver import SLOW_SECS, Connection, DriverError, Result, ServerI
 from celers.db.pool import PING_AFTER_IDLE_SECS, Counters, closed_error
 from celers.db.session import Acquire, Discard, Request, Send, Session, Sleep, drive
 from celers.errors import BrokerError, ValidationError
+from celers.operation import QueueUnknown
 
 if TYPE_CHECKING:
     from celers.components.base import Component
@@ -330,8 +331,7 @@ class AsyncRunner:
     def bind(self, operation: Operation[..., R], component: Component[Any]) -> Callable[..., Coroutine[Any, Any, R]]:
         """Make the coroutine function that users see for one operation of one component."""
         steps, kind, repeat = operation.steps, operation.kind, operation.repeat_unknown
-        undo, needs_queue = operation.give_back, operation.needs_queue
-        core = self.core
+        undo = operation.give_back
 
         async def call(*args: Any, **kwargs: Any) -> R:
             if kwargs.get("connection") is not None:
@@ -339,10 +339,12 @@ class AsyncRunner:
                     "connection= takes a blocking MySQLdb connection: use MysqlBroker on the thread that owns it",
                     parameter="connection",
                 )
-            if needs_queue and not core.has_queue_id:
-                await self.intern_queue()
             return_ = getattr(component, undo) if undo is not None else None
             make = lambda: steps(component, *args, **kwargs)  # noqa: E731 - typed by its use
+            try:
+                return await self.run(make, kind, repeat, return_, slow=operation.slow)
+            except QueueUnknown:
+                await self.intern_queue()
             return await self.run(make, kind, repeat, return_, slow=operation.slow)
 
         return call

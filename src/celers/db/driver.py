@@ -23,7 +23,8 @@ from MySQLdb import _exceptions, _mysql
 from MySQLdb.constants import CLIENT, FIELD_TYPE, FLAG
 from MySQLdb.converters import conversions
 
-from celers.errors import BrokerConnectionError, BrokerError, ConfigurationError
+from celers import forks
+from celers.errors import BrokerConnectionError, BrokerError, ConfigurationError, SerializationError
 
 if TYPE_CHECKING:
     from celers.db.url import ConnectOptions
@@ -34,6 +35,9 @@ Row = tuple[bytes | None, ...]
 
 LOST_ERRNOS = frozenset({1053, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
 """Numbers after which a connection cannot be used again."""
+
+JSON_ERRNOS = frozenset({3140, 3157, 4025})
+"""Not JSON, nested deeper than the server takes (MySQL), refused by the check of a JSON column (MariaDB)."""
 
 SLOW_SECS = 3600.0
 """Read timeout of connections for statements that may take long."""
@@ -47,7 +51,7 @@ _FLAGS = CLIENT.MULTI_STATEMENTS | CLIENT.MULTI_RESULTS | CLIENT.FOUND_ROWS
 # group_concat_max_len also bounds JSON_ARRAYAGG on MariaDB, which would cut a large claim.
 _SESSION = (
     b"SET SESSION time_zone='+00:00', autocommit=1, lock_wait_timeout=5, innodb_lock_wait_timeout=5,"
-    b" group_concat_max_len=16777216, %s,"
+    b" group_concat_max_len=16777216, completion_type=0, sql_safe_updates=0, sql_select_limit=DEFAULT, %s,"
     b" sql_mode='STRICT_TRANS_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION';"
     b"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;"
     b"SHOW VARIABLES WHERE Variable_name IN"
@@ -125,6 +129,16 @@ def _collect(raw: Any, count: int, make: Callable[[Any], Any]) -> list[Result]:
     return results
 
 
+def _send(raw: Any, text: bytes) -> None:
+    try:
+        raw.query(text)
+    except _exceptions.MySQLError as error:
+        failure = _driver_error(error, 0)
+        if failure.errno == NEVER_SENT_ERRNO:
+            failure.index = -1
+        raise failure from error
+
+
 def _driver_error(error: _exceptions.MySQLError, index: int) -> DriverError:
     errno = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     message = str(error.args[1]) if len(error.args) > 1 else str(error)
@@ -137,11 +151,10 @@ def _driver_error(error: _exceptions.MySQLError, index: int) -> DriverError:
 class Connection:
     """One connection to the server, for one packet at a time.
 
-    Not safe to share: whoever holds it uses it alone. It remembers the process that opened it, since after a fork
-    the child must not touch the parent's socket.
+    Not safe to share: whoever holds it uses it alone. In the child of a fork it is broken.
     """
 
-    __slots__ = ("_raw", "broken", "created_at", "last_used", "pid", "server", "thread_id")
+    __slots__ = ("__weakref__", "_raw", "broken", "created_at", "last_used", "pid", "server", "thread_id")
 
     def __init__(self, raw: Any, server: ServerInfo) -> None:
         self._raw = raw
@@ -150,6 +163,18 @@ class Connection:
         self.pid = os.getpid()
         self.created_at = self.last_used = time.monotonic()
         self.broken = False
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """Let go of the parent's socket: nothing that is written in this process reaches it any more."""
+        raw, self._raw = self._raw, None
+        self.broken = True
+        if raw is not None:
+            with contextlib.suppress(OSError, _exceptions.MySQLError):
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                os.dup2(null, raw.fileno(), inheritable=False)
+                os.close(null)
+            _orphans.append(raw)
 
     def run(self, text: bytes, count: int) -> list[Result]:
         """Send one packet of `count` statements and return their results in order.
@@ -164,14 +189,7 @@ class Connection:
         if raw is None:
             raise DriverError(2006, "the connection is closed", -1)
         try:
-            raw.query(text)
-        except _exceptions.MySQLError as error:
-            failure = _driver_error(error, 0)
-            if failure.errno == NEVER_SENT_ERRNO:
-                failure.index = -1
-            self.broken = failure.lost
-            raise failure from error
-        try:
+            _send(raw, text)
             results = _collect(raw, count, _store)
         except DriverError as failure:
             self.broken = failure.lost
@@ -183,22 +201,36 @@ class Connection:
         self.last_used = time.monotonic()
         return results
 
-    def fetch(self, text: bytes) -> tuple[tuple[Any, ...], ...]:
-        """Run one query of the caller and return its rows as Python values."""
+    def fetch(self, text: bytes) -> tuple[tuple[tuple[Any, ...], ...], int]:
+        """Run one statement of the caller: the rows of its first result as Python values, and how many it touched.
+
+        A procedure answers with several results; those after the first are read and dropped.
+        """
         raw = self._raw
         if raw is None:
             raise DriverError(2006, "the connection is closed", -1)
         try:
-            raw.query(text)
-            if not raw.field_count():
-                return ()
-            rows: tuple[tuple[Any, ...], ...] = _mysql.result(raw, 0, _converters()).fetch_row(0)
-        except _exceptions.MySQLError as error:
-            failure = _driver_error(error, 0)
+            _send(raw, text)
+            try:
+                rows: tuple[tuple[Any, ...], ...] = ()
+                affected: int = 0
+                if raw.field_count():
+                    rows = _mysql.result(raw, 0, _converters()).fetch_row(0)
+                    affected = len(rows)
+                else:
+                    affected = raw.affected_rows()
+                while raw.next_result() != -1:
+                    _store(raw)
+            except _exceptions.MySQLError as error:
+                raise _driver_error(error, 0) from error
+        except DriverError as failure:
             self.broken = failure.lost
-            raise failure from error
+            raise
+        except BaseException:
+            self.broken = True
+            raise
         self.last_used = time.monotonic()
-        return rows
+        return rows, affected
 
     def multi_statements(self, on: bool) -> None:
         """Switch packets of several statements on or off on this connection (off while callers send their SQL)."""
@@ -209,14 +241,10 @@ class Connection:
             raise _driver_error(error, -1) from error
 
     def close(self) -> None:
-        """Close without complaint; a connection of the parent process is dropped, not closed."""
+        """Close without complaint."""
         raw, self._raw = self._raw, None
         self.broken = True
         if raw is None:
-            return
-        if self.pid != os.getpid():
-            # COM_QUIT from the child would end the parent's session.
-            _orphans.append(raw)
             return
         with contextlib.suppress(_exceptions.MySQLError):
             raw.close()
@@ -234,7 +262,8 @@ class Connection:
                 duplicate.shutdown(socket.SHUT_RDWR)
 
 
-# Connections inherited over a fork: kept alive for ever, because freeing one would write to the parent's socket.
+# Connections inherited over a fork, cut off from their sockets. Kept, because one that a thread of the parent was using
+# at that moment cannot be closed in a process without that thread.
 _orphans: list[Any] = []
 
 
@@ -408,7 +437,9 @@ def _greet(raw: Any, options: ConnectOptions) -> Connection:
     return Connection(raw, server)
 
 
-def map_error(failure: DriverError, *, outcome_unknown: bool = False) -> BrokerError | ConfigurationError:
+def map_error(
+    failure: DriverError, *, outcome_unknown: bool = False
+) -> BrokerError | ConfigurationError | SerializationError:
     """Turn a driver's error into one of the package's, by its number alone."""
     errno, text = failure.errno, f"[{failure.errno}] {failure.message}"
     if failure.lost or outcome_unknown:
@@ -418,4 +449,6 @@ def map_error(failure: DriverError, *, outcome_unknown: bool = False) -> BrokerE
         return BrokerConnectionError(f"{reason}: {text}", errno=errno, outcome_unknown=outcome_unknown)
     if errno in (1146, 1054):
         return ConfigurationError(f"the database's schema does not fit this version: run `celers migrate` ({text})")
+    if errno in JSON_ERRNOS:
+        return SerializationError(f"the server cannot keep this value in a JSON column: {text}")
     return BrokerError(f"the database refused a statement: {text}", errno=errno, outcome_unknown=outcome_unknown)

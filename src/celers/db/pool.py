@@ -8,6 +8,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from celers import forks
 from celers.db.driver import Connection, DriverError, connect
 from celers.errors import BrokerError, PoolTimeoutError
 
@@ -67,6 +68,8 @@ class Counters:
         self._waited_secs = 0.0
         self._failures = 0
         self._closed = False
+        # When a connection was lost last: older idle ones may have gone the same way.
+        self._lost_at = float("-inf")
 
     @property
     def size(self) -> int:
@@ -128,6 +131,10 @@ class Counters:
             and self._size > config.min_connections
         )
 
+    def _doubtful(self, last_used: float, now: float) -> bool:
+        """Should this connection be asked whether it still lives before it is used?"""
+        return last_used <= self._lost_at or now - last_used > PING_AFTER_IDLE_SECS
+
     def _timeout(self) -> PoolTimeoutError:
         return PoolTimeoutError(
             f"no connection became free within {self.config.acquire_timeout_secs} s: all"
@@ -140,8 +147,21 @@ def closed_error() -> BrokerError:
     return BrokerError("the broker is closed: make a new one")
 
 
+class _Turn:
+    """A thread that waits for a connection; whoever has one gives it to the first in line."""
+
+    __slots__ = ("connection", "given", "wake")
+
+    def __init__(self) -> None:
+        self.wake = threading.Lock()
+        self.wake.acquire()
+        self.given = False
+        self.connection: Connection | None = None
+        """What was given; None with `given` is the right to open one."""
+
+
 class Pool(Counters):
-    """Connections for blocking callers on any thread.
+    """Connections for blocking callers on any thread, first come, first served.
 
     After a fork the child starts with an empty pool of its own; the parent's connections are left alone.
     """
@@ -149,8 +169,16 @@ class Pool(Counters):
     def __init__(self, options: ConnectOptions, config: PoolConfig) -> None:
         super().__init__(config)
         self.options = options
-        self._condition = threading.Condition()
-        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._turns: deque[_Turn] = deque()
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """Begin without connections and without the threads that waited."""
+        self._lock = threading.Lock()
+        self._turns.clear()
+        self._idle.clear()
+        self._size = 0
 
     def acquire(self) -> Connection:
         """Take a connection, opening one when none is free.
@@ -162,74 +190,110 @@ class Pool(Counters):
         BrokerConnectionError
             The server cannot be reached.
         """
-        if self._pid != os.getpid():
-            self._forked()
-        deadline: float | None = None
-        started = 0.0
-        with self._condition:
-            while True:
-                if self._closed:
-                    raise closed_error()
+        connection = self._take()
+        try:
+            while connection is not None:
+                now = time.monotonic()
+                if not self._expired(connection.created_at, connection.last_used, now) and (
+                    not self._doubtful(connection.last_used, now) or _alive(connection)
+                ):
+                    return connection
+                connection.close()
+                with self._lock:
+                    # One that was opened or used since the loss is better than opening another.
+                    connection = self._idle.pop() if self._idle else None
+                    if connection is not None:
+                        self._size -= 1
+            return connect(self.options)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            with self._lock:
+                if isinstance(error, Exception):
+                    self._failures += 1
+                self._yield_place()
+            raise
+
+    def _take(self) -> Connection | None:
+        """Take a free connection, or None and the right to open one."""
+        with self._lock:
+            if self._closed:
+                raise closed_error()
+            if not self._turns:
                 if self._idle:
-                    connection: Connection | None = self._idle.pop()
-                    break
+                    return self._idle.pop()
                 if self._size < self.config.max_connections:
                     self._size += 1
-                    connection = None
-                    break
-                now = time.monotonic()
-                if deadline is None:
-                    started, deadline = now, now + float(self.config.acquire_timeout_secs)
-                if now >= deadline or not self._condition.wait(deadline - now):
-                    self._waited(time.monotonic() - started)
-                    raise self._timeout()
-            if deadline is not None:
-                self._waited(time.monotonic() - started)
-        if connection is not None:
-            now = time.monotonic()
-            if self._expired(connection.created_at, connection.last_used, now) or (
-                now - connection.last_used > PING_AFTER_IDLE_SECS and not _alive(connection)
-            ):
-                connection.close()
-                connection = None
-        return connection if connection is not None else self._open()
-
-    def _open(self) -> Connection:
-        """Open a connection for which the caller has counted one up in `_size`."""
+                    return None
+            turn = _Turn()
+            self._turns.append(turn)
+        started = time.monotonic()
         try:
-            return connect(self.options)
+            turn.wake.acquire(timeout=float(self.config.acquire_timeout_secs))
         except BaseException:
-            with self._condition:
-                self._size -= 1
-                self._failures += 1
-                self._condition.notify()
+            self._leave(turn, pass_on=True)
             raise
+        self._leave(turn, pass_on=False)
+        with self._lock:
+            self._waited(time.monotonic() - started)
+        if not turn.given:
+            raise closed_error() if self._closed else self._timeout()
+        return turn.connection
+
+    def _leave(self, turn: _Turn, *, pass_on: bool) -> None:
+        """Step out of the line; what was given meanwhile goes to the next when it is not wanted."""
+        with self._lock:
+            if not turn.given:
+                if turn in self._turns:
+                    self._turns.remove(turn)
+                return
+            if not pass_on:
+                return
+            if turn.connection is None:
+                self._yield_place()
+                return
+        self.release(turn.connection)
+
+    def _yield_place(self) -> None:
+        """Give up the right to one connection; the first in line may open one. The lock is held."""
+        if self._turns and not self._closed:
+            turn = self._turns.popleft()
+            turn.given = True
+            turn.wake.release()
+        else:
+            self._size -= 1
 
     def release(self, connection: Connection) -> None:
         """Give a connection back; it is closed instead when it is broken, too old, or the pool is closed."""
         if connection.pid != os.getpid():
             return
-        with self._condition:
-            if (
-                connection.broken
-                or self._closed
-                or self._expired(connection.created_at, connection.last_used, time.monotonic())
-            ):
-                self._size -= 1
+        now = time.monotonic()
+        old: list[Connection] = []
+        with self._lock:
+            if self._closed or connection.broken or self._expired(connection.created_at, connection.last_used, now):
+                old.append(connection)
+                self._yield_place()
+            elif self._turns:
+                turn = self._turns.popleft()
+                turn.given, turn.connection = True, connection
+                turn.wake.release()
             else:
                 self._idle.append(connection)
-                self._condition.notify()
-                return
-            self._condition.notify()
-        connection.close()
+                # The ones used least stand at the left; nobody takes them while the load is low.
+                while self._idle and self._expired(self._idle[0].created_at, self._idle[0].last_used, now):
+                    old.append(self._idle.popleft())
+                    self._size -= 1
+        for connection in old:
+            connection.close()
 
-    def discard(self, connection: Connection) -> None:
-        """Close a connection that was lost."""
+    def discard(self, connection: Connection, *, lost: bool = True) -> None:
+        """Close a connection that was lost, or that must not be used again."""
         if connection.pid == os.getpid():
-            with self._condition:
-                self._size -= 1
-                self._failures += 1
-                self._condition.notify()
+            with self._lock:
+                if lost:
+                    self._failures += 1
+                    self._lost_at = time.monotonic()
+                self._yield_place()
         connection.close()
 
     def warm_up(self) -> int:
@@ -244,24 +308,17 @@ class Pool(Counters):
         return self.size
 
     def close(self) -> None:
-        """Close all connections; those in use are closed when they come back."""
-        with self._condition:
+        """Close all connections; those in use are closed when they come back, those who wait get an error."""
+        with self._lock:
             self._closed = True
             idle = list(self._idle)
             self._idle.clear()
-            if self._pid == os.getpid():
-                self._size -= len(idle)
-            self._condition.notify_all()
+            self._size -= len(idle)
+            turns = list(self._turns)
+            self._turns.clear()
+            for turn in turns:
+                turn.wake.release()
         for connection in idle:
-            connection.close()
-
-    def _forked(self) -> None:
-        inherited = list(self._idle)
-        self._condition = threading.Condition()
-        self._pid = os.getpid()
-        self._size = 0
-        self._idle.clear()
-        for connection in inherited:
             connection.close()
 
 

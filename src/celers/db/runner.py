@@ -24,6 +24,7 @@ from celers.db.driver import (
 )
 from celers.db.session import Acquire, Discard, Send, Session, Sleep, drive
 from celers.errors import BrokerError, ConfigurationError, ValidationError
+from celers.operation import QueueUnknown
 
 if TYPE_CHECKING:
     from celers.components.base import Component
@@ -48,12 +49,7 @@ class BlockingRunner:
 
     def bind(self, operation: Operation[..., R], component: Component[Any]) -> Callable[..., R]:
         """Make the callable that users see for one operation of one component."""
-        steps, kind, repeat, needs_queue = (
-            operation.steps,
-            operation.kind,
-            operation.repeat_unknown,
-            operation.needs_queue,
-        )
+        steps, kind, repeat = operation.steps, operation.kind, operation.repeat_unknown
         core = self.core
 
         def call(*args: Any, **kwargs: Any) -> R:
@@ -61,7 +57,9 @@ class BlockingRunner:
             if connection is not None:
                 with CallerRunner(core, self, connection) as runner:
                     return runner.run(steps, type(component)(core, runner), args, kwargs)
-            if needs_queue and not core.has_queue_id:
+            try:
+                return self.run(lambda: steps(component, *args, **kwargs), kind, repeat, operation.slow)
+            except QueueUnknown:
                 self.intern_queue()
             return self.run(lambda: steps(component, *args, **kwargs), kind, repeat, operation.slow)
 

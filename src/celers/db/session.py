@@ -1,17 +1,21 @@
 """How one operation is carried out, as a generator of requests that a blocking or an asyncio loop fulfils.
 
 All decisions about transactions, retries and lost connections are taken here, once. A loop only knows how to fulfil
-five requests: acquire, send, discard, sleep, reconnect.
+four requests: acquire, send, discard, sleep.
 
 What happens on an error of a packet
 ------------------------------------
 - deadlock, lock wait timeout and their kin: roll back, wait (10 ms doubling, full jitter), repeat, five attempts;
 - connection lost before anything was sent: repeat on another connection, unseen by the caller;
-- connection lost while nothing could have been committed: start the operation anew on another connection;
+- connection lost while nothing could have been committed: repeat on another connection;
 - connection lost after a COMMIT was sent: the outcome is unknown. The old session is killed on the server and waited
   for, so that it can change nothing any more. Then the error is thrown into the operation, which can look at what is
   stored; without that, it is started anew (`repeat_unknown`) or the error reaches the caller;
-- anything else: roll back and throw the mapped error into the operation.
+- no connection to be had, and anything else: roll back and throw the mapped error into the operation.
+
+To repeat a packet that came first in its transaction means to send it again. Later ones need what came before them:
+`Restart` is thrown into the operation, and when it lets that pass, a new generator begins from the start. An operation
+that holds something from an earlier transaction may catch it instead.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celers.db.driver import Connection, DriverError, Result, map_error
 from celers.errors import BrokerConnectionError, BrokerError, CelersError
@@ -35,10 +39,14 @@ R = TypeVar("R")
 
 RETRY_ERRNOS = frozenset({1020, 1205, 1213, 3101})
 ATTEMPTS = 5
+RESTARTS = 20
 FIRST_DELAY_SECS = 0.010
 RECONNECTS = 8
 SETTLE_SECS = 15.0
+RELEASE_SECS = 1.0
 QUERY_INTERRUPTED = 1317
+TOLD_ERRNOS = frozenset({1053, 1927, 3169, 4031})
+"""The server itself says that it ends the session instead of running the statement."""
 
 _START = b"START TRANSACTION"
 _COMMIT = b"COMMIT"
@@ -86,7 +94,9 @@ class Session:
     """Statements that may take long: a connection outside the pool, with a long read timeout."""
     connection: Any = None
     in_transaction: bool = False
-    in_flight: bool = field(default=False)
+    in_flight: bool = False
+    changed: bool = False
+    """Has the open transaction sent anything but reads?"""
 
 
 def backoff(attempt: int) -> float:
@@ -112,114 +122,152 @@ def drive(
     steps = make()
     reply: list[Result] | None = None
     failure: BaseException | None = None
-    attempt = 0
-    reconnects = 0
-    while True:
-        # 1. What does the operation want next?
-        try:
-            if failure is not None:
-                error, failure = failure, None
-                packet = steps.throw(error)
-            else:
-                packet = steps.send(reply) if reply is not None else next(steps)
-        except StopIteration as stop:
-            if not session.in_transaction:
-                return stop.value  # type: ignore[no-any-return]
-            result: R = stop.value
-            packet = None
-        except Restart:
-            yield from _rollback(session)
-            if attempt + 1 >= ATTEMPTS * 4:
-                raise BrokerError("rows kept changing under the operation: repeat it", retryable=True) from None
-            yield Sleep(backoff(min(attempt, 4)))
-            attempt += 1
-            steps, reply = make(), None
-            continue
-        except BrokerConnectionError as error:
-            if error.outcome_unknown and repeat_unknown and reconnects <= RECONNECTS:
+    unsettled: BrokerError | None = None
+    attempt = restarts = reconnects = 0
+    try:
+        while True:
+            # 1. What does the operation want next?
+            thrown, failure = failure, None
+            try:
+                if thrown is not None:
+                    packet = steps.throw(thrown)
+                else:
+                    packet = steps.send(reply) if reply is not None else next(steps)
+            except StopIteration as stop:
+                if not session.in_transaction:
+                    return stop.value  # type: ignore[no-any-return]
+                result: R = stop.value
+                packet = None
+            except Restart as wish:
+                if wish is not thrown:
+                    yield from _rollback(session)
+                    restarts += 1
+                    if restarts >= RESTARTS:
+                        raise BrokerError("rows kept changing under the operation: repeat it", retryable=True) from None
+                    yield Sleep(backoff(min(restarts - 1, 4)))
                 steps, reply = make(), None
                 continue
-            yield from _rollback(session)
-            raise
-        except BaseException:
-            yield from _rollback(session)
-            raise
-
-        # 2. Send it, framed by START TRANSACTION and COMMIT where they belong.
-        while True:
-            opened = session.in_transaction
-            text, count, offset, commit_at = _frame(packet, kind, opened)
-            try:
-                if session.connection is None:
-                    session.connection = yield _ACQUIRE
-                session.in_flight = True
-                results = yield Send(session.connection, text, count)
-            except DriverError as error:
-                session.in_flight = False
-                reason = error
-            else:
-                session.in_flight = False
-                session.in_transaction = commit_at < 0 and kind == "transaction"
-                if packet is None:
-                    return result
-                end = len(results) if commit_at < 0 else commit_at
-                reply = results[offset:end]
-                break
-
-            # 3. It failed: what is known about its outcome, and what may be repeated?
-            lost = reason.lost or (reason.errno == QUERY_INTERRUPTED and reason.index == commit_at)
-            if lost:
-                broken, session.connection = session.connection, None
-                session.in_transaction = False
-                yield Discard(broken)
-                reconnects += 1
-                told = reason.errno in (1927, 1053, 3169, 4031) and 0 <= reason.index != commit_at
-                sent = reason.index >= 0
-                may_have_changed = sent and not told and (commit_at >= 0 or kind == "plain")
-                if may_have_changed:
-                    unknown = map_error(reason, outcome_unknown=True)
-                    unknown.__cause__ = reason
-                    if not (yield from _settle(session, broken)):
-                        steps.close()
-                        raise unknown
-                    if packet is None:
-                        # The operation itself is over; only its commit is in doubt.
-                        if not repeat_unknown:
-                            raise unknown
-                        steps, reply = make(), None
-                    else:
-                        failure = unknown
-                    break
-                if reconnects > RECONNECTS:
-                    steps.close()
-                    raise map_error(reason) from reason
-                if opened or packet is None:
+            except BaseException as error:
+                yield from _rollback(session)
+                if error is unsettled:
+                    unsettled.outcome_unknown = True
+                elif (
+                    repeat_unknown
+                    and isinstance(error, BrokerError)
+                    and error.outcome_unknown
+                    and reconnects <= RECONNECTS
+                ):
                     steps, reply = make(), None
+                    continue
+                raise
+
+            # 2. Send it, framed by START TRANSACTION and COMMIT where they belong.
+            while True:
+                opened = session.in_transaction
+                text, count, offset, commit_at = _frame(packet, kind, opened)
+                reason: DriverError
+                try:
+                    if session.connection is None:
+                        session.connection = yield _ACQUIRE
+                    session.in_flight = True
+                    results = yield Send(session.connection, text, count)
+                except DriverError as error:
+                    session.in_flight = False
+                    reason = error
+                except CelersError as error:
+                    # No connection to be had. The operation may hold something that it can still return.
+                    failure = error
                     break
-                continue
-            if reason.errno in RETRY_ERRNOS:
+                else:
+                    session.in_flight = False
+                    session.in_transaction = commit_at < 0 and kind == "transaction"
+                    if packet is None:
+                        return result
+                    if session.in_transaction:
+                        session.changed = (opened and session.changed) or _changes(packet)
+                    end = len(results) if commit_at < 0 else commit_at
+                    reply = results[offset:end]
+                    break
+
+                # 3. It failed: what is known about its outcome, and what may be repeated?
+                if reason.lost or (reason.errno == QUERY_INTERRUPTED and reason.index == commit_at):
+                    broken, session.connection = session.connection, None
+                    session.in_transaction = False
+                    yield Discard(broken)
+                    reconnects += 1
+                    if _in_doubt(reason, kind, commit_at):
+                        if packet is None and not session.changed:
+                            return result
+                        if packet is None or opened or not packet.repeat:
+                            unknown = map_error(reason, outcome_unknown=True)
+                            unknown.__cause__ = reason
+                            if not (yield from _settle(session, broken, SETTLE_SECS)):
+                                # The operation cannot look, so it sees an ordinary loss; the caller learns the doubt.
+                                unsettled = cast(BrokerError, unknown)
+                                unsettled.outcome_unknown = False
+                            if packet is not None:
+                                failure = unknown
+                                break
+                            # The operation itself is over; only its commit is in doubt.
+                            if unsettled is not None or not repeat_unknown:
+                                cast(BrokerError, unknown).outcome_unknown = True
+                                raise unknown
+                            steps, reply = make(), None
+                            break
+                    elif kind == "transaction" and reason.index >= 0 and reason.errno not in TOLD_ERRNOS:
+                        # Nothing was committed, but the old session may still hold locks that the repetition needs.
+                        yield from _settle(session, broken, RELEASE_SECS)
+                    if reconnects > RECONNECTS:
+                        failure = map_error(reason)
+                        failure.__cause__ = reason
+                    elif packet is None:
+                        steps, reply = make(), None
+                    elif opened:
+                        failure = Restart()
+                    else:
+                        if reconnects > 1:
+                            yield Sleep(backoff(min(reconnects - 2, 4)))
+                        continue
+                    if packet is None and failure is not None:
+                        raise failure
+                    break
                 session.in_transaction = kind == "transaction"
                 yield from _rollback(session)
-                attempt += 1
-                if attempt >= ATTEMPTS:
-                    if packet is None:
-                        raise map_error(reason) from reason
-                    # The operation hears of it, so that it can say more or release what it holds.
-                    failure = map_error(reason)
-                    failure.__cause__ = reason
-                    break
-                yield Sleep(backoff(attempt - 1))
-                if opened or packet is None:
-                    steps, reply = make(), None
-                    break
-                continue
-            session.in_transaction = kind == "transaction"
-            yield from _rollback(session)
-            if packet is None:
-                raise map_error(reason) from reason
-            failure = _meaning(packet, reason, offset)
-            failure.__cause__ = reason
-            break
+                if reason.errno in RETRY_ERRNOS:
+                    attempt += 1
+                    if attempt < ATTEMPTS:
+                        yield Sleep(backoff(attempt - 1))
+                        if packet is None:
+                            steps, reply = make(), None
+                            break
+                        if opened:
+                            failure = Restart()
+                            break
+                        continue
+                # The operation hears of it, so that it can say more or return what it holds already.
+                failure = map_error(reason) if packet is None else _meaning(packet, reason, offset)
+                failure.__cause__ = reason
+                if packet is None:
+                    raise failure
+                break
+    finally:
+        # What it holds (a consumer slot) is free again now, and not when somebody lets go of the traceback.
+        steps.close()
+        failure = thrown = unsettled = None
+
+
+def _changes(packet: Packet) -> bool:
+    return not all(text.startswith(b"SELECT") for text in packet.statements)
+
+
+def _in_doubt(reason: DriverError, kind: Kind, commit_at: int) -> bool:
+    """After a lost connection: may something have been committed?"""
+    if reason.index < 0 or kind == "read":
+        return False
+    told = reason.errno in TOLD_ERRNOS
+    if kind == "plain":
+        return not (told and reason.index == 0)
+    return commit_at >= 0 and not (told and reason.index != commit_at)
 
 
 def _frame(packet: Packet | None, kind: Kind, opened: bool) -> tuple[bytes, int, int, int]:
@@ -260,13 +308,13 @@ def _rollback(session: Session) -> Generator[Request, Any, None]:
         yield Discard(connection)
 
 
-def _settle(session: Session, lost: Connection) -> Generator[Request, Any, bool]:
+def _settle(session: Session, lost: Connection, secs: float) -> Generator[Request, Any, bool]:
     """Make sure that a lost session can change nothing any more; False when that cannot be found out in time.
 
     A packet whose answer never came may still wait behind a lock and commit later, so the old thread is killed and
     waited for. A server that was started after the lost connection was opened cannot hold the thread.
     """
-    deadline = time.monotonic() + SETTLE_SECS
+    deadline = time.monotonic() + secs
     delay = 0.005
     while time.monotonic() < deadline:
         try:

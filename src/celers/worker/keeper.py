@@ -11,11 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from celers.errors import CelersError
+from celers.errors import CelersError, WorkerNotFoundError
+from celers.model.enums import WorkerStatus
 from celers.model.task import BrokerMessage, SerializedTask
 from celers.worker.bell import Bell
 from celers.worker.board import Running
@@ -25,6 +27,7 @@ from celers_fast.rows import make_receipt
 if TYPE_CHECKING:
     from celers.broker import MysqlBroker
     from celers.heartbeat import Leadership
+    from celers.worker.settings import WorkerSettings
 
 __all__ = ["Housekeeper", "Keeper", "Rescue"]
 
@@ -145,42 +148,42 @@ def _message(task: Running) -> BrokerMessage:
 
 
 class Housekeeper(threading.Thread):
-    """Recovers what dead workers held and promotes what is due, while this process leads.
+    """Says that this worker is there; recovers what dead workers held and promotes what is due, while it leads.
 
     Parameters
     ----------
-    broker : MysqlBroker
-    period_secs : float
-        Time between two rounds.
+    brokers : sequence of MysqlBroker
+        One for each queue of the worker.
+    settings : WorkerSettings
+    running : callable
+        Returns how many tasks run now.
     """
 
-    def __init__(self, broker: MysqlBroker, period_secs: float) -> None:
+    def __init__(
+        self, brokers: Sequence[MysqlBroker], settings: WorkerSettings, running: Callable[[], int]
+    ) -> None:
         super().__init__(name="celers-housekeeper", daemon=True)
-        self._broker = broker
-        self._period = period_secs
-        self._over = threading.Event()
+        self._brokers = brokers
+        self._settings = settings
+        self._running = running
+        self._period = min(2.0, settings.beat_secs)
+        self._ended = threading.Event()
+        self._lead: Leadership | None = None
+        self._registered = False
+        self._next_try = 0.0
 
     def finish(self, timeout: float) -> None:
         """End the thread and give the leadership up."""
-        self._over.set()
+        self._ended.set()
         self.join(timeout)
 
     def run(self) -> None:
-        """Lead when nobody else does."""
-        lead: Leadership | None = None
+        """Keep house until `finish`."""
         complained = False
-        while not self._over.is_set():
+        while not self._ended.is_set():
             try:
-                if lead is not None and not lead.alive():
-                    lead.release()
-                    lead = None
-                if lead is None:
-                    lead = self._broker.try_lead()
-                    if lead is not None:
-                        log.info("this worker keeps house for the database now")
-                if lead is not None:
-                    self._broker.maintenance.rescue_dead()
-                    self._broker.maintenance.promote_due()
+                self._show_presence()
+                self._keep_house()
                 complained = False
             except CelersError as error:
                 if not complained:
@@ -188,6 +191,36 @@ class Housekeeper(threading.Thread):
                 complained = True
             except Exception:
                 log.exception("unexpected error while keeping house; going on")
-            self._over.wait(self._period if lead is not None else max(self._period, LEAD_AGAIN_SECS))
-        if lead is not None:
-            lead.release()
+            self._ended.wait(self._period)
+        with suppress(CelersError):
+            for broker in self._brokers:
+                broker.workers.unregister(self._settings.name)
+        if self._lead is not None:
+            self._lead.release()
+
+    def _show_presence(self) -> None:
+        status = WorkerStatus.BUSY if self._running() else WorkerStatus.IDLE
+        name = self._settings.name
+        for broker in self._brokers:
+            try:
+                if self._registered:
+                    broker.workers.update_heartbeat(name, status)
+                    continue
+            except WorkerNotFoundError:
+                pass
+            capabilities = {"processes": self._settings.processes, "threads": self._settings.threads}
+            broker.workers.register(name, status, capabilities)
+        self._registered = True
+
+    def _keep_house(self) -> None:
+        if self._lead is not None and not self._lead.alive():
+            self._lead.release()
+            self._lead = None
+        if self._lead is None and time.monotonic() >= self._next_try:
+            self._next_try = time.monotonic() + LEAD_AGAIN_SECS
+            self._lead = self._brokers[0].try_lead()
+            if self._lead is not None:
+                log.info("this worker keeps house for the database now")
+        if self._lead is not None:
+            self._brokers[0].maintenance.rescue_dead()
+            self._brokers[0].maintenance.promote_due()

@@ -250,7 +250,8 @@ class ClaimLoop:
             if isolated or brought >= wanted:
                 break
         self._intake.claimed(brought, due)
-        self._moved_at = time.monotonic()
+        if brought:
+            self._moved_at = time.monotonic()
         self._all_well()
 
     def _delivery(self, message: object, index: int) -> Delivery:

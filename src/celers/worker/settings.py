@@ -27,7 +27,7 @@ def usable_processors() -> int:
 
 
 def _name() -> str:
-    return socket.gethostname()[:200] or "worker"
+    return f"{socket.gethostname()[:200] or 'worker'}-{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class WorkerSettings(Record):
     accept : tuple of str or None
         Formats of arguments to read; what the application says when None.
     name : str
-        Noted with the tasks that the worker runs; the host's name by default.
+        Noted with the tasks that the worker runs; host and process id by default.
     log_level : str or None
         Level of the child processes' log on standard error; None sets up none.
     """

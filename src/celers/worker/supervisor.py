@@ -83,7 +83,7 @@ class Supervisor:
         self._bell = Bell()
         self._stop_asked = 0
         self._keeper = Keeper(brokers, settings.beat_secs, self._living_consumers)
-        self._housekeeper = Housekeeper(brokers[0], min(2.0, settings.beat_secs))
+        self._housekeeper = Housekeeper(brokers, settings, self._count_running)
 
     def stop(self) -> None:
         """Ask for an orderly end; the second time, for one at once. Safe in a signal handler."""
@@ -226,6 +226,13 @@ class Supervisor:
                 with suppress(ValueError):
                     numbers.extend(child.board.consumers())
         return numbers
+
+    def _count_running(self) -> int:
+        count = 0
+        for _, child in self._living():
+            with suppress(ValueError):
+                count += len(child.board.running())
+        return count
 
     # The end
 

@@ -51,7 +51,7 @@ class Worker:
     app_path : str, optional
         ``module:name`` from which child processes import the application; needed with `processes`.
     name : str, optional
-        Noted with the tasks that run here; the host's name by default.
+        Noted with the tasks that run here; host and process id by default.
     log_level : str, optional
         Level of the child processes' log on standard error.
 
@@ -185,7 +185,7 @@ class Worker:
 
         board = Board.private(self.settings.slots)
         loop = ClaimLoop(self.app, brokers, self.settings, board, abandon_overdue=True)
-        housekeeper = Housekeeper(brokers[0], min(2.0, self.settings.beat_secs))
+        housekeeper = Housekeeper(brokers, self.settings, lambda: len(board.running()))
         housekeeper.start()
         try:
             self._begin(loop)
