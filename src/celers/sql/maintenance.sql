@@ -36,8 +36,8 @@ DELETE FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :qu
 SELECT name FROM celers_queues WHERE queue_id = :queue_id
 
 -- name: stuck
--- Tasks in processing for longer than an age, from the leases.
-SELECT DISTINCT t.seq FROM celers_consumers c
+-- Deliveries in processing for longer than an age, from the leases.
+SELECT DISTINCT t.seq, t.consumer_no, t.deliveries FROM celers_consumers c
 STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
 STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
 WHERE c.queue_id = :queue_id AND t.consumer_no = c.consumer_no AND t.state = 'processing'
@@ -45,7 +45,7 @@ WHERE c.queue_id = :queue_id AND t.consumer_no = c.consumer_no AND t.state = 'pr
 LIMIT :count
 
 -- name: held_by_worker
-SELECT DISTINCT t.seq FROM celers_consumers c
+SELECT DISTINCT t.seq, t.consumer_no, t.deliveries FROM celers_consumers c
 STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
 STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
 STRAIGHT_JOIN celers_workers w ON w.worker_no = t.worker_no
