@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.db.driver import Result
 
-__all__ = ["Async", "Flat", "Operation", "Packet", "QueueUnknown", "Restart", "Steps", "Sync", "flat", "operation"]
+__all__ = ["Async", "Flat", "Operation", "Packet", "QueueUnknown", "Restart", "Steps", "Sync", "flat", "operation", "repeatable"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,6 +93,15 @@ class Restart(Exception):
 
 
 Kind: TypeAlias = Literal["read", "transaction", "plain"]
+
+
+def repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take iterators among the arguments as lists: an operation may begin anew, and they give their values once."""
+    if any(hasattr(value, "__next__") for value in args):
+        args = tuple(list(value) if hasattr(value, "__next__") else value for value in args)
+    if any(hasattr(value, "__next__") for value in kwargs.values()):
+        kwargs = {name: list(value) if hasattr(value, "__next__") else value for name, value in kwargs.items()}
+    return args, kwargs
 
 
 class Operation(Generic[P, R]):

@@ -24,7 +24,7 @@ from celers.db.driver import SLOW_SECS, Connection, DriverError, Result, ServerI
 from celers.db.pool import PING_AFTER_IDLE_SECS, Counters, closed_error
 from celers.db.session import Acquire, Discard, Request, Send, Session, Sleep, drive
 from celers.errors import BrokerError, ValidationError
-from celers.operation import QueueUnknown
+from celers.operation import QueueUnknown, repeatable
 
 if TYPE_CHECKING:
     from celers.components.base import Component
@@ -339,6 +339,7 @@ class AsyncRunner:
                     "connection= takes a blocking MySQLdb connection: use MysqlBroker on the thread that owns it",
                     parameter="connection",
                 )
+            args, kwargs = repeatable(args, kwargs)
             return_ = getattr(component, undo) if undo is not None else None
             make = lambda: steps(component, *args, **kwargs)  # noqa: E731 - typed by its use
             try:

@@ -24,7 +24,7 @@ from celers.db.driver import (
 )
 from celers.db.session import Acquire, Discard, Send, Session, Sleep, drive
 from celers.errors import BrokerError, ConfigurationError, ValidationError
-from celers.operation import QueueUnknown
+from celers.operation import QueueUnknown, repeatable
 
 if TYPE_CHECKING:
     from celers.components.base import Component
@@ -53,6 +53,7 @@ class BlockingRunner:
         core = self.core
 
         def call(*args: Any, **kwargs: Any) -> R:
+            args, kwargs = repeatable(args, kwargs)
             connection = kwargs.get("connection")
             if connection is not None:
                 with CallerRunner(core, self, connection) as runner:
