@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 IDS_PER_STATEMENT = 1000
+LONGEST_DELAY_SECS = 1e12  # beyond the last time that can be stored; the statement cuts it there
 AnyComponent = Component[Any]
 
 
@@ -128,7 +129,9 @@ def lock_by_id(component: AnyComponent, ids: Sequence[UUID]) -> Steps[list[Locke
     core = component.core
     looked: list[tuple[bytes | None, ...]] = []
     for chunk in chunks(list(dict.fromkeys(ids))):
-        results = yield Packet(core.sql("settle", "look_ids", ids=list(chunk), queue_id=core.queue_id))
+        results = yield Packet(
+            core.sql("settle", "look_ids", ids=list(chunk), queue_id=core.queue_id) + _latest(component)
+        )
         looked.extend(results[0].rows)
     return (yield from _lock_looked(component, looked))
 
@@ -138,9 +141,16 @@ def lock_pending_too(component: AnyComponent, seqs: Sequence[int]) -> Steps[list
     core = component.core
     looked: list[tuple[bytes | None, ...]] = []
     for chunk in chunks(sorted(set(seqs))):
-        results = yield Packet(core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id))
+        results = yield Packet(
+            core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id) + _latest(component)
+        )
         looked.extend(results[0].rows)
     return (yield from _lock_looked(component, looked))
+
+
+def _latest(component: AnyComponent) -> bytes:
+    """On a connection of the caller, whose snapshot may be old, only a locking read sees the latest rows."""
+    return b" LOCK IN SHARE MODE" if component.inside and component.runner.latest else b""
 
 
 def _lock_looked(component: AnyComponent, looked: list[tuple[bytes | None, ...]]) -> Steps[list[Locked]]:
@@ -208,7 +218,7 @@ def requeue_statements(
 ) -> list[bytes]:
     """Send locked tasks back to pending, due after a delay; `granted` counts the retries."""
     core = component.core
-    delay = round(delay_secs * 1_000_000)
+    delay = round(min(delay_secs, LONGEST_DELAY_SECS) * 1_000_000)
     statements = [core.sql("settle", "take_time")]
     for chunk in chunks([task.seq for task in tasks]):
         seqs = list(chunk)
@@ -256,7 +266,9 @@ def _dependants(component: AnyComponent, ids: Sequence[UUID]) -> Steps[list[tupl
     core = component.core
     found: list[tuple[UUID, int, float]] = []
     for chunk in chunks(ids):
-        results = yield Packet(core.sql("settle", "dependants", ids=list(chunk), queue_id=core.queue_id))
+        text = core.sql("settle", "dependants", ids=list(chunk), queue_id=core.queue_id)
+        # The snapshot of a caller's connection may be older than a dependant.
+        results = yield Packet(text + b" LOCK IN SHARE MODE" if component.inside else text)
         found.extend((read.uuid(row[0]), read.integer(row[1]), float(row[3] or 0)) for row in results[0].rows)
     return found
 
