@@ -77,7 +77,7 @@ class Maintenance(Component[M]):
         stuck_threshold : timedelta, int or float
             Above 0; choose it above the longest run time.
         """
-        age = round(validate.duration(stuck_threshold, "stuck_threshold", positive=True) * 1_000_000)
+        age = validate.age(stuck_threshold, "stuck_threshold", positive=True)
         core = self.core
         find = core.sql("maintenance", "stuck", queue_id=core.queue_id, age=age, count=RECOVER_CHUNK)
         return (yield from self._recover(find, f"recovered: processing for longer than {age / 1e6:g} s"))

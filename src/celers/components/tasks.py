@@ -130,7 +130,7 @@ class Tasks(Component[M]):
 
         Tasks whose time has not come, and blocked ones, never expire. In chunks, each in its own transaction.
         """
-        age = round(validate.duration(ttl, "ttl", positive=True) * 1_000_000)
+        age = validate.age(ttl, "ttl", positive=True)
         core = self.core
         expired = 0
         while True:
