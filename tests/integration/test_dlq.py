@@ -11,20 +11,8 @@ from celers import DbTaskState, SerializedTask
 from celers.retry import Fixed, RetryPolicy
 
 COPIED = [
-    "task_name",
-    "payload",
-    "payload_encoding",
-    "priority",
-    "retry_count",
-    "max_retries",
-    "timeout_secs",
-    "created_at",
-    "metadata",
-    "retry_policy",
-    "dedup_key",
-    "group_id",
-    "chord_id",
-    "parent_task_id",
+    *("task_name", "payload", "payload_encoding", "priority", "retry_count", "max_retries", "timeout_secs"),
+    *("created_at", "metadata", "retry_policy", "dedup_key", "group_id", "chord_id", "parent_task_id"),
 ]
 
 
