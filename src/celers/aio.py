@@ -193,20 +193,29 @@ class AsyncMysqlBroker(FlatNames[Async]):
             pause = min(pause * 2, max(pause, LONGEST_POLL_SECS))
 
     async def close(self) -> None:
-        """Close all connections; closing twice is harmless. Later calls raise `BrokerError`."""
+        """Close all connections; closing twice is harmless. Later calls raise `BrokerError`.
+
+        Operations under way are waited for, up to 5 s. A broker made by `for_queue` leaves the shared connections open.
+        """
         if self._closed:
             return
         self._closed = True
+        if self._owns_pool:
+            await self._pool.finish()
         try:
             if not self._pool.closed and self.core.slots.numbers():
                 await self.consumers.end()
         except CelersError:
             pass  # the server or the tables are gone; the consumers end with their leases
         finally:
+            self._runner.closed = True
             if self._owns_pool:
                 if self._beats is not None:
-                    self._beats.close()
+                    self._beats.stop()
                 await self._pool.close()
+                if self._beats is not None:
+                    await asyncio.sleep(0)
+                    self._beats.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -328,6 +328,7 @@ class MysqlBroker(FlatNames[Sync]):
         except CelersError:
             pass  # the server or the tables are gone; the consumers end with their leases
         finally:
+            self._runner.closed = True
             if self._owns_pool:
                 if self._beats is not None:
                     self._beats.close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from celers import forks
 from celers.operation import QueueUnknown
 from celers.sql import Statements
 
@@ -28,10 +28,12 @@ class Slot:
     A slot makes one claim at a time. `held` maps the `seq` of a delivered, unsettled task to its id and delivery.
     """
 
-    __slots__ = ("consumer_no", "held")
+    __slots__ = ("consumer_no", "held", "in_doubt")
 
     def __init__(self, consumer_no: int) -> None:
         self.consumer_no = consumer_no
+        self.in_doubt = False
+        """A claim was sent and nobody has seen its end: the next one reads the lease first."""
         self.held: dict[int, tuple[UUID, int]] = {}
 
     def held_text(self) -> bytes:
@@ -49,14 +51,12 @@ class Slots:
         self._lock = threading.Lock()
         self._free: list[Slot] = []
         self._by_number: dict[int, Slot] = {}
-        self._pid = os.getpid()
+        forks.watch(self)
         self.on_open: Callable[[], None] | None = None
         """Called when a consumer was opened; starts the heartbeat."""
 
     def take(self) -> Slot | None:
         """Take a free slot; None when a new one has to be opened."""
-        if self._pid != os.getpid():
-            self._forked()
         with self._lock:
             return self._free.pop() if self._free else None
 
@@ -88,8 +88,6 @@ class Slots:
 
     def numbers(self) -> tuple[int, ...]:
         """Return the numbers of all open consumers."""
-        if self._pid != os.getpid():
-            self._forked()
         with self._lock:
             return tuple(self._by_number)
 
@@ -110,12 +108,11 @@ class Slots:
                     self._free.remove(slot)
             return found
 
-    def _forked(self) -> None:
-        # The parent goes on using its consumers; the child opens its own.
+    def forked(self) -> None:
+        """The parent goes on using its consumers; the child opens its own."""
         self._lock = threading.Lock()
         self._free = []
         self._by_number = {}
-        self._pid = os.getpid()
 
 
 class Core:
