@@ -20,7 +20,7 @@ from celers.components.acks import (
 from celers.components.base import Component, M
 from celers.components.claims import claim
 from celers.components.rejects import DELAY_WITHOUT_POLICY_SECS, reject_items
-from celers.components.settling import lock_by_seq, requeue_statements
+from celers.components.settling import certain, lock_by_seq, requeue_statements, same_delivery
 from celers.errors import TaskNotFoundError, ValidationError
 from celers.model.base import Duration, TaskIdLike
 from celers.model.enums import DbTaskState, TaskResultStatus
@@ -310,10 +310,9 @@ class Consumer(Component[M]):
             if task.state is DbTaskState.PROCESSING and (task.seq, task.consumer_no, task.deliveries) in receipts
         ]
         if own:
-            yield Packet(
-                *requeue_statements(self, own, granted=0, delay_secs=delay),
-                commit=True,
-            )
+            statements = requeue_statements(self, own, granted=0, delay_secs=delay)
+            first = own[0]
+            yield from certain(self, _last(statements), first, lambda now: now is None or not same_delivery(now, first))
         for item in items:
             if item.receipt is not None:
                 self.core.slots.settled(item.receipt[1], [item.receipt[0]])
@@ -327,6 +326,10 @@ class Consumer(Component[M]):
         if message is None:
             return 0
         return (yield from Consumer.give_back.steps(self, [message]))
+
+
+def _last(statements: list[bytes]) -> Steps[None]:
+    yield Packet(*statements, commit=True)
 
 
 def _item(message: BrokerMessage) -> Item:

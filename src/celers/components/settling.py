@@ -8,13 +8,14 @@ keeps new ones away, and the rare crossing of two such operations ends in a dead
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from celers import rows as read
 from celers.components.base import Component
+from celers.errors import BrokerConnectionError
 from celers.model.enums import DbTaskState
 from celers.operation import Packet, Restart, Steps
 from celers_fast.ids import uuid7
@@ -22,6 +23,7 @@ from celers_fast.ids import uuid7
 __all__ = [
     "Locked",
     "Tally",
+    "certain",
     "chunks",
     "dead_letter_statements",
     "end_dependants",
@@ -31,6 +33,7 @@ __all__ = [
     "lock_by_seq",
     "lock_pending_too",
     "requeue_statements",
+    "same_delivery",
 ]
 
 IDS_PER_STATEMENT = 1000
@@ -178,6 +181,37 @@ def _lock_looked(component: AnyComponent, looked: list[tuple[bytes | None, ...]]
             # It was claimed, promoted or given back between the look and the lock.
             raise Restart
     return locked
+
+
+def certain(
+    component: AnyComponent, last: Steps[Any], task: Locked, applied: Callable[[Locked | None], bool]
+) -> Steps[None]:
+    """Send the last packet of a change; when its outcome is unknown, look at one of the tasks, and perhaps begin anew.
+
+    The lost session is gone by then, so what is found is final: the whole transaction was applied or nothing of it.
+
+    Parameters
+    ----------
+    last : generator
+        Sends the packet.
+    task : Locked
+        One of the tasks that it changes.
+    applied : callable
+        Tells from the task as it is now, None when it is gone, whether it was.
+    """
+    try:
+        yield from last
+    except BrokerConnectionError as error:
+        if not error.outcome_unknown:
+            raise
+        now = yield from lock_by_seq(component, [task.seq])
+        if not applied(now[0] if now else None):
+            raise Restart from None
+
+
+def same_delivery(now: Locked, then: Locked) -> bool:
+    """Is it still under the receipt that it had?"""
+    return (now.consumer_no, now.deliveries) == (then.consumer_no, then.deliveries)
 
 
 def leave_statements(component: AnyComponent, tasks: Sequence[Locked]) -> list[bytes]:

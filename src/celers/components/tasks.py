@@ -12,6 +12,7 @@ from celers.components.base import Component, M
 from celers.components.settling import (
     Locked,
     Tally,
+    certain,
     chunks,
     end_dependants,
     finish_statements,
@@ -208,7 +209,10 @@ class Tasks(Component[M]):
         statements: list[bytes] = []
         for error, tasks in by_error.items():
             statements += finish_statements(self, tasks, DbTaskState.CANCELLED, error)
-        yield Packet(*statements, *tally.statements(self), commit=True)
+        statements += tally.statements(self)
+        yield from certain(
+            self, _last(statements), locked[0], lambda now: now is None or now.state is DbTaskState.CANCELLED
+        )
         self._forget(locked)
         return len(locked)
 
@@ -261,6 +265,10 @@ class Tasks(Component[M]):
         if not self.inside:
             for task in tasks:
                 self.core.slots.settled(task.consumer_no, [task.seq])
+
+
+def _last(statements: list[bytes]) -> Steps[None]:
+    yield Packet(*statements, commit=True)
 
 
 def _leave_state(state: DbTaskState, tally: Tally) -> None:
