@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.fixtures.brokers", "tests.fixtures.server", "tests.fixtures.tables"]
+pytest_plugins = ["tests.fixtures.brokers", "tests.fixtures.packets", "tests.fixtures.server", "tests.fixtures.tables"]

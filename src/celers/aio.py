@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from functools import cached_property
 from typing import Self
@@ -36,6 +38,7 @@ from celers.heartbeat import Heartbeat
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
 from celers.model.task import BrokerMessage
 from celers.operation import Async
+from celers.waiting import WaitingRoom
 
 __all__ = ["AsyncMysqlBroker"]
 
@@ -67,10 +70,19 @@ class AsyncMysqlBroker(FlatNames[Async]):
         metrics_registry: object | None = None,
         lease_secs: int = 300,
         heartbeat: bool = True,
+        wake_up: bool = True,
     ) -> None:
         refuse_later_features(circuit_breaker_config, idempotency_config, record_history, metrics_registry)
-        core = make_core(queue_name, table_prefix, max_payload_bytes, compress_payloads, lease_secs)
         options = parse_url(database_url)
+        core = make_core(
+            queue_name,
+            table_prefix,
+            max_payload_bytes,
+            compress_payloads,
+            lease_secs,
+            database=options.database or "",
+            wake_up=validate.boolean(wake_up, "wake_up"),
+        )
         pool = AsyncPool(options, check_pool_config(pool_config))
         beats = Heartbeat(options, core.prefix, core.lease_secs) if heartbeat else None
         self._bind(core, pool, beats, owns_pool=True)
@@ -81,6 +93,8 @@ class AsyncMysqlBroker(FlatNames[Async]):
         self._beats = beats
         self._owns_pool = owns_pool
         self._closed = False
+        self._room: WaitingRoom | None = None
+        self._rung: set[asyncio.Event] = set()
         self._runner = AsyncRunner(core, pool)
         pool.on_connect(core)
         if beats is not None:
@@ -89,7 +103,15 @@ class AsyncMysqlBroker(FlatNames[Async]):
     def for_queue(self, queue_name: str) -> AsyncMysqlBroker:
         """Return a broker for another queue that shares this one's connections."""
         mine = self.core
-        core = make_core(queue_name, mine.prefix, mine.max_payload_bytes, mine.compress, mine.lease_secs)
+        core = make_core(
+            queue_name,
+            mine.prefix,
+            mine.max_payload_bytes,
+            mine.compress,
+            mine.lease_secs,
+            database=mine.database,
+            wake_up=mine.wake_up,
+        )
         core.server = mine.server
         other = AsyncMysqlBroker.__new__(AsyncMysqlBroker)
         other._bind(core, self._pool, self._beats, owns_pool=False)  # noqa: SLF001 - of the same class
@@ -182,31 +204,73 @@ class AsyncMysqlBroker(FlatNames[Async]):
         pause = validate.duration(poll_interval_secs, "poll_interval_secs", positive=True)
         worker = validate.optional_name(worker_id, "worker_id")
         deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            found = await self.consumer.dequeue_batch(1, worker_id=worker)
-            if found:
-                return found[0]
-            wait = poll_wait(pause, deadline, self.core.next_due_secs)
-            if wait is None:
-                return None
-            await asyncio.sleep(wait)
-            pause = min(pause * 2, max(pause, LONGEST_POLL_SECS))
+        rung = asyncio.Event()
+        self._rung.add(rung)
+        try:
+            with await self._waiting_room() as room:
+                while True:
+                    rung.clear()
+                    found = await self.consumer.dequeue_batch(1, worker_id=worker)
+                    if found:
+                        return found[0]
+                    wait = poll_wait(pause, deadline, self.core.next_due_secs, resting=room.prepare())
+                    if wait is None:
+                        return None
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait):
+                            await rung.wait()
+                    pause = min(pause * 2, max(pause, LONGEST_POLL_SECS))
+        finally:
+            self._rung.discard(rung)
+
+    async def _waiting_room(self) -> WaitingRoom:
+        """Where callers of `dequeue_wait` wait for a ring; made on first use."""
+        if self._room is None:
+            if not self.core.has_queue_id:
+                await self._runner.intern_queue()
+            loop = asyncio.get_running_loop()
+
+            def wake() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._wake_all)
+
+            self._room = self._room or WaitingRoom(self._pool.options, self.core, wake)
+        return self._room
+
+    def _wake_all(self) -> None:
+        for rung in self._rung:
+            rung.set()
 
     async def close(self) -> None:
-        """Close all connections; closing twice is harmless. Later calls raise `BrokerError`."""
+        """Close all connections; closing twice is harmless. Later calls raise `BrokerError`.
+
+        Operations under way are waited for, up to 5 s. A broker made by `for_queue` leaves the shared connections open.
+        """
         if self._closed:
             return
         self._closed = True
+        if self._room is not None:
+            self._wake_all()
+            closing = threading.Thread(target=self._room.close, name="celers-closing", daemon=True)
+            closing.start()
+            while closing.is_alive():
+                await asyncio.sleep(0.002)
+        if self._owns_pool:
+            await self._pool.finish()
         try:
             if not self._pool.closed and self.core.slots.numbers():
                 await self.consumers.end()
         except CelersError:
             pass  # the server or the tables are gone; the consumers end with their leases
         finally:
+            self._runner.closed = True
             if self._owns_pool:
                 if self._beats is not None:
-                    self._beats.close()
+                    self._beats.stop()
                 await self._pool.close()
+                if self._beats is not None:
+                    await asyncio.sleep(0)
+                    self._beats.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolCon
 from celers.model.task import BrokerMessage
 from celers.operation import Sync
 from celers.transaction import Transaction
+from celers.waiting import WaitingRoom
 
 __all__ = ["MysqlBroker"]
 
@@ -37,6 +39,7 @@ T = TypeVar("T")
 
 MAX_PAYLOAD_BYTES = 16_777_215
 LONGEST_POLL_SECS = 1.0
+RESTING_SECS = 30.0
 
 
 def refuse_later_features(
@@ -57,7 +60,14 @@ def refuse_later_features(
 
 
 def make_core(
-    queue_name: str, table_prefix: str, max_payload_bytes: int, compress_payloads: bool, lease_secs: int
+    queue_name: str,
+    table_prefix: str,
+    max_payload_bytes: int,
+    compress_payloads: bool,
+    lease_secs: int,
+    *,
+    database: str,
+    wake_up: bool,
 ) -> Core:
     """Check the settings that both brokers share."""
     return Core(
@@ -66,6 +76,8 @@ def make_core(
         max_payload_bytes=validate.integer(max_payload_bytes, "max_payload_bytes", 0, MAX_PAYLOAD_BYTES),
         compress=validate.boolean(compress_payloads, "compress_payloads"),
         lease_secs=validate.integer(lease_secs, "lease_secs", 1, 2**31 - 1),
+        database=database,
+        wake_up=wake_up,
     )
 
 
@@ -98,6 +110,8 @@ class MysqlBroker(FlatNames[Sync]):
         A process that is silent for longer counts as dead, and its deliveries are taken back.
     heartbeat : bool
         Beat in the background for this process's deliveries while it lives.
+    wake_up : bool
+        Wake idle consumers when tasks are placed, and be woken while waiting; without it consumers poll.
 
     Raises
     ------
@@ -126,10 +140,19 @@ class MysqlBroker(FlatNames[Sync]):
         metrics_registry: object | None = None,
         lease_secs: int = 300,
         heartbeat: bool = True,
+        wake_up: bool = True,
     ) -> None:
         refuse_later_features(circuit_breaker_config, idempotency_config, record_history, metrics_registry)
-        core = make_core(queue_name, table_prefix, max_payload_bytes, compress_payloads, lease_secs)
         options = parse_url(database_url)
+        core = make_core(
+            queue_name,
+            table_prefix,
+            max_payload_bytes,
+            compress_payloads,
+            lease_secs,
+            database=options.database or "",
+            wake_up=validate.boolean(wake_up, "wake_up"),
+        )
         pool = Pool(options, check_pool_config(pool_config))
         beats = Heartbeat(options, core.prefix, core.lease_secs) if heartbeat else None
         self._bind(core, pool, beats, owns_pool=True)
@@ -143,6 +166,7 @@ class MysqlBroker(FlatNames[Sync]):
         self._beats = beats
         self._owns_pool = owns_pool
         self._closed = False
+        self._room: WaitingRoom | None = None
         self._runner = BlockingRunner(core, pool)
         if beats is not None:
             beats.watch(core)
@@ -171,7 +195,15 @@ class MysqlBroker(FlatNames[Sync]):
     def for_queue(self, queue_name: str) -> MysqlBroker:
         """Return a broker for another queue that shares this one's connections."""
         mine = self.core
-        core = make_core(queue_name, mine.prefix, mine.max_payload_bytes, mine.compress, mine.lease_secs)
+        core = make_core(
+            queue_name,
+            mine.prefix,
+            mine.max_payload_bytes,
+            mine.compress,
+            mine.lease_secs,
+            database=mine.database,
+            wake_up=mine.wake_up,
+        )
         core.server = mine.server
         other = MysqlBroker.__new__(MysqlBroker)
         other._bind(core, self._pool, self._beats, owns_pool=False)  # noqa: SLF001 - of the same class
@@ -275,15 +307,25 @@ class MysqlBroker(FlatNames[Sync]):
         pause = validate.duration(poll_interval_secs, "poll_interval_secs", positive=True)
         worker = validate.optional_name(worker_id, "worker_id")
         deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            found = self.consumer.dequeue_batch(1, worker_id=worker)
-            if found:
-                return found[0]
-            wait = poll_wait(pause, deadline, self.core.next_due_secs)
-            if wait is None:
-                return None
-            time.sleep(wait)
-            pause = min(pause * 2, max(pause, LONGEST_POLL_SECS))
+        with self._waiting_room() as room:
+            while True:
+                found = self.consumer.dequeue_batch(1, worker_id=worker)
+                if found:
+                    return found[0]
+                wait = poll_wait(pause, deadline, self.core.next_due_secs, resting=room.prepare())
+                if wait is None:
+                    return None
+                room.wait(wait)
+                pause = min(pause * 2, max(pause, LONGEST_POLL_SECS))
+
+    def _waiting_room(self) -> WaitingRoom:
+        """Where callers of `dequeue_wait` wait for a ring; made on first use, and anew after a fork."""
+        room = self._room
+        if room is None or room.pid != os.getpid():
+            if not self.core.has_queue_id:
+                self._runner.intern_queue()
+            room = self._room = WaitingRoom(self._pool.options, self.core)
+        return room
 
     @overload
     def with_transaction(self, fn: None = None) -> Any: ...
@@ -322,12 +364,15 @@ class MysqlBroker(FlatNames[Sync]):
         if self._closed:
             return
         self._closed = True
+        if self._room is not None:
+            self._room.close()
         try:
             if not self._pool.closed and self.core.slots.numbers():
                 self.consumers.end()
         except CelersError:
             pass  # the server or the tables are gone; the consumers end with their leases
         finally:
+            self._runner.closed = True
             if self._owns_pool:
                 if self._beats is not None:
                     self._beats.close()
@@ -340,8 +385,12 @@ class MysqlBroker(FlatNames[Sync]):
         self.close()
 
 
-def poll_wait(pause: float, deadline: float | None, next_due: float | None) -> float | None:
-    """How long to sleep before the next look; None when the deadline has come."""
+def poll_wait(
+    pause: float, deadline: float | None, next_due: float | None, *, resting: bool = False
+) -> float | None:
+    """How long to sleep before the next look; None when the deadline has come. `resting`: a ring is sure to be heard."""
+    if resting:
+        pause = RESTING_SECS
     wait = pause if next_due is None else min(pause, max(next_due, 0.001))
     if deadline is None:
         return wait

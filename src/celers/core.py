@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from celers import forks
 from celers.operation import QueueUnknown
+from celers.db.session import Ring
 from celers.sql import Statements
+from celers.wakeup import ring_statement, slot_names
 
 if TYPE_CHECKING:
     from celers.db.driver import ServerInfo
@@ -28,10 +30,12 @@ class Slot:
     A slot makes one claim at a time. `held` maps the `seq` of a delivered, unsettled task to its id and delivery.
     """
 
-    __slots__ = ("consumer_no", "held")
+    __slots__ = ("consumer_no", "held", "in_doubt")
 
     def __init__(self, consumer_no: int) -> None:
         self.consumer_no = consumer_no
+        self.in_doubt = False
+        """A claim was sent and nobody has seen its end: the next one reads the lease first."""
         self.held: dict[int, tuple[UUID, int]] = {}
 
     def held_text(self) -> bytes:
@@ -49,14 +53,12 @@ class Slots:
         self._lock = threading.Lock()
         self._free: list[Slot] = []
         self._by_number: dict[int, Slot] = {}
-        self._pid = os.getpid()
+        forks.watch(self)
         self.on_open: Callable[[], None] | None = None
         """Called when a consumer was opened; starts the heartbeat."""
 
     def take(self) -> Slot | None:
         """Take a free slot; None when a new one has to be opened."""
-        if self._pid != os.getpid():
-            self._forked()
         with self._lock:
             return self._free.pop() if self._free else None
 
@@ -88,8 +90,6 @@ class Slots:
 
     def numbers(self) -> tuple[int, ...]:
         """Return the numbers of all open consumers."""
-        if self._pid != os.getpid():
-            self._forked()
         with self._lock:
             return tuple(self._by_number)
 
@@ -110,12 +110,11 @@ class Slots:
                     self._free.remove(slot)
             return found
 
-    def _forked(self) -> None:
-        # The parent goes on using its consumers; the child opens its own.
+    def forked(self) -> None:
+        """The parent goes on using its consumers; the child opens its own."""
         self._lock = threading.Lock()
         self._free = []
         self._by_number = {}
-        self._pid = os.getpid()
 
 
 class Core:
@@ -131,10 +130,22 @@ class Core:
         Store new payloads compressed.
     lease_secs : int
         Seconds of silence after which this process's consumers count as dead.
+    database : str
+        Name of the database, part of the names of the wake-up's locks.
+    wake_up : bool
+        Ring idle consumers behind commits that place tasks.
     """
 
     def __init__(
-        self, queue_name: str, prefix: str, *, max_payload_bytes: int, compress: bool, lease_secs: int
+        self,
+        queue_name: str,
+        prefix: str,
+        *,
+        max_payload_bytes: int,
+        compress: bool,
+        lease_secs: int,
+        database: str = "",
+        wake_up: bool = True,
     ) -> None:
         self.queue_name = queue_name
         self.prefix = prefix
@@ -143,6 +154,15 @@ class Core:
         self.lease_secs = lease_secs
         self.sql = Statements(prefix)
         self.slots = Slots()
+        self.database = database
+        self.wake_up = wake_up
+        self.slot_names = slot_names(database, prefix, queue_name)
+        self.ring: Ring | None = None
+        self.was_idle = True
+        """Did the last claim find nothing? The next one that leaves work behind then wakes another consumer."""
+        if wake_up:
+            placing = tuple(f"INSERT INTO {self.sql.table(name)} ".encode() for name in ("ready", "scheduled"))
+            self.ring = Ring(ring_statement(self.slot_names), placing)
         self.server: ServerInfo | None = None
         self.worker_numbers: dict[str, int] = {}
         self._queue_id: int | None = None

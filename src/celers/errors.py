@@ -61,6 +61,9 @@ RETRYABLE_ERRNOS = CONNECTION_ERRNOS | {
     1040,  # too many connections
     1205,  # lock wait timeout
     1213,  # deadlock
+    1317,  # an administrator's KILL QUERY
+    1969,  # the server's limit of a statement's time (MariaDB)
+    3024,  # the same (MySQL)
     3101,  # transaction rolled back by the plugin (group replication)
 }
 """Numbers after which the same call may succeed when it is made again."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from celers import forks
 from celers.db.driver import Connection, DriverError, connect, map_error
-from celers.errors import CelersError
 from celers.sql import Statements
 
 if TYPE_CHECKING:
@@ -43,19 +42,24 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
+        self._finalizer = weakref.finalize(self, self._stop.set)
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """The parent's thread is not here; a first consumer of the child starts one."""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = None
+        self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, self._stop.set)
 
     def watch(self, core: Core) -> None:
         """Beat for the consumers of this queue too."""
-        self._cores.add(core)
+        with self._lock:
+            self._cores.add(core)
         core.slots.on_open = self._start
 
     def _start(self) -> None:
-        if self._pid != os.getpid():
-            self._lock = threading.Lock()
-            self._stop = threading.Event()
-            self._thread = None
-            self._pid = os.getpid()
         with self._lock:
             if self._thread is None and not self._stop.is_set():
                 numbers = weakref.WeakMethod(self._numbers)
@@ -68,13 +72,19 @@ class Heartbeat:
                 self._thread.start()
 
     def _numbers(self) -> list[int]:
-        return [number for core in list(self._cores) for number in core.slots.numbers()]
+        with self._lock:
+            cores = list(self._cores)
+        return [number for core in cores for number in core.slots.numbers()]
+
+    def stop(self) -> None:
+        """Tell the thread to end, without waiting for it."""
+        self._stop.set()
 
     def close(self) -> None:
         """End the thread."""
         self._stop.set()
         thread = self._thread
-        if thread is not None and self._pid == os.getpid() and thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=2.0)
 
 
@@ -96,15 +106,19 @@ def _beat_until(
             del method
             if not wanted:
                 continue
-            try:
-                if connection is None or connection.broken:
-                    connection = connect(options)
-                connection.run(sql("consumer", "beat", numbers=wanted), 1)
-            except (CelersError, DriverError) as error:
-                logger.warning("a heartbeat could not be sent and is tried again: %s", error)
-                if connection is not None:
-                    connection.close()
-                    connection = None
+            for last in (False, True):
+                try:
+                    if connection is None or connection.broken:
+                        connection = connect(options)
+                    connection.run(sql("consumer", "beat", numbers=wanted), 1)
+                    break
+                except Exception as error:  # noqa: BLE001 - whatever it was, a beat that is missed costs every delivery
+                    if connection is not None:
+                        connection.close()
+                        connection = None
+                    if last or stop.is_set():
+                        logger.warning("a heartbeat could not be sent and is tried again: %s", error)
+                        break
     finally:
         if connection is not None:
             connection.close()

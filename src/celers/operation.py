@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from celers.errors import CelersError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.db.driver import Result
 
-__all__ = ["Async", "Flat", "Operation", "Packet", "QueueUnknown", "Restart", "Steps", "Sync", "flat", "operation"]
+__all__ = ["Async", "Flat", "Operation", "Packet", "QueueUnknown", "Restart", "Steps", "Sync", "flat", "operation", "repeatable"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,9 +64,13 @@ class Packet:
     repeat : bool
         To send it twice does no harm: when its outcome is unknown it is sent again, and nobody hears of it. Only for
         packets that come first in their transaction.
+    after : sequence of bytes
+        Statements to send behind the COMMIT. What they answer is ignored and an error of theirs means nothing.
+    quiet : bool
+        Do not ring idle consumers, although tasks are placed.
     """
 
-    __slots__ = ("commit", "errors", "repeat", "statements")
+    __slots__ = ("after", "commit", "errors", "quiet", "repeat", "statements")
 
     def __init__(
         self,
@@ -74,8 +78,12 @@ class Packet:
         commit: bool = False,
         errors: Mapping[tuple[int, int], Callable[[], CelersError]] | None = None,
         repeat: bool = False,
+        after: Sequence[bytes] = (),
+        quiet: bool = False,
     ) -> None:
         self.statements = statements
+        self.after = after
+        self.quiet = quiet
         self.commit = commit
         self.errors = errors
         self.repeat = repeat
@@ -93,6 +101,15 @@ class Restart(Exception):
 
 
 Kind: TypeAlias = Literal["read", "transaction", "plain"]
+
+
+def repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take iterators among the arguments as lists: an operation may begin anew, and they give their values once."""
+    if any(hasattr(value, "__next__") for value in args):
+        args = tuple(list(value) if hasattr(value, "__next__") else value for value in args)
+    if any(hasattr(value, "__next__") for value in kwargs.values()):
+        kwargs = {name: list(value) if hasattr(value, "__next__") else value for name, value in kwargs.items()}
+    return args, kwargs
 
 
 class Operation(Generic[P, R]):

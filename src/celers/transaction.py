@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from celers.components.consumer import Consumer
 from celers.components.producer import Producer
@@ -12,7 +13,8 @@ from celers.components.results import Results
 from celers.components.tasks import Tasks
 from celers.db.driver import Connection, DriverError, Result, map_error
 from celers.db.runner import BlockingRunner, TransactionRunner
-from celers.errors import BrokerError, ValidationError
+from celers.db.session import QUERY_INTERRUPTED
+from celers.errors import BrokerError, SerializationError, ValidationError
 from celers.operation import Sync
 from celers.sql.splitter import split
 from celers_fast.params import literal
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["Transaction"]
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
+
+BEGIN_ATTEMPTS = 9
+
+# After these the server has undone the whole transaction; what came next would be committed statement by statement.
+_UNDONE_ERRNOS = frozenset({1020, 1213, 1614, 3101})
+_ENDS = re.compile(
+    r"(?i)(commit|begin|start\s+transaction|xa|rollback(?!\s+(work\s+)?to)|set\s+(@@)?(session[\s.]+)?autocommit)\b"
+)
+_PLAIN = re.compile(r"(select|insert|update|delete|replace|with|values|table|explain)\b", re.IGNORECASE)
 
 
 class Transaction:
@@ -41,18 +53,12 @@ class Transaction:
         self._pool = pool
         self._connection: Connection | None = None
         self._savepoints = 0
+        self._undone: DriverError | None = None
+        self._clean = True
 
     def __enter__(self) -> Self:
-        connection = self._connection = self._pool.acquire()
-        try:
-            # Statements of the caller run here, and text can only smuggle in a second one where packets are allowed.
-            connection.multi_statements(False)
-            connection.run(b"START TRANSACTION", 1)
-        except DriverError as error:
-            self._connection = None
-            self._pool.discard(connection)
-            raise map_error(error) from error
-        runner = TransactionRunner(self._core, self._outer, connection)
+        self._connection = self._begin()
+        runner = TransactionRunner(self._core, self._outer, self)
         producer: Producer[Sync] = Producer(self._core, runner)
         consumer: Consumer[Sync] = Consumer(self._core, runner)
         self.enqueue = self._while_open(producer.enqueue)
@@ -74,29 +80,64 @@ class Transaction:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        clean = False
+        reusable = False
         try:
             if kind is None:
+                if self._undone is not None:
+                    raise self._undone_error()
                 self._commit(connection)
+                ended = True
             else:
+                ended = False
                 # The first error is the one that the caller has to see.
                 with suppress(DriverError):
                     connection.run(b"ROLLBACK", 1)
+                    ended = True
             with suppress(DriverError):
                 connection.multi_statements(True)
-                clean = True
+                reusable = ended and self._clean
         finally:
-            if clean and not connection.broken:
+            if reusable:
                 self._pool.release(connection)
             else:
+                self._pool.discard(connection, lost=connection.broken)
+
+    def _begin(self) -> Connection:
+        """Open the transaction; a pooled connection that turns out to be dead is replaced."""
+        for attempt in range(BEGIN_ATTEMPTS):
+            connection = self._pool.acquire()
+            try:
+                # Statements of the caller run here: text can smuggle in a second one only where packets are allowed.
+                connection.multi_statements(False)
+                connection.run(b"START TRANSACTION", 1)
+            except DriverError as error:
                 self._pool.discard(connection)
+                if not error.lost or attempt == BEGIN_ATTEMPTS - 1:
+                    raise map_error(error) from error
+            except BaseException:
+                self._pool.discard(connection, lost=False)
+                raise
+            else:
+                return connection
+        raise AssertionError  # pragma: no cover
 
     def _commit(self, connection: Connection) -> None:
         try:
             connection.run(b"COMMIT", 1)
         except DriverError as failure:
-            unknown = failure.lost and failure.index >= 0
+            unknown = (failure.lost or failure.errno == QUERY_INTERRUPTED) and failure.index >= 0
             raise map_error(failure, outcome_unknown=unknown) from failure
+
+    def _undone_error(self) -> BrokerError:
+        error = self._undone
+        assert error is not None
+        made = BrokerError(
+            f"the server has undone the transaction, nothing of it is stored: begin a new one ({error.message})",
+            errno=error.errno,
+            retryable=True,
+        )
+        made.__cause__ = error
+        return made
 
     def execute(self, sql: str, params: Sequence[object] = ()) -> int:
         """Run one statement of the caller; return the number of rows that matched, or were returned.
@@ -113,16 +154,16 @@ class Transaction:
         ValidationError
             More than one statement, or another number of values than places.
         """
-        return self._statement(sql, params).affected
+        return self._fetch(sql, params)[1]
 
     def fetch_one(self, sql: str, params: Sequence[object] = ()) -> Row | None:
         """Run one query; return its first row as a tuple of Python values, None without any."""
-        rows = self._fetch(sql, params)
+        rows = self._fetch(sql, params)[0]
         return rows[0] if rows else None
 
     def fetch_all(self, sql: str, params: Sequence[object] = ()) -> list[Row]:
         """Run one query; return all rows."""
-        return list(self._fetch(sql, params))
+        return list(self._fetch(sql, params)[0])
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -138,26 +179,45 @@ class Transaction:
             raise
         self._run(b"RELEASE SAVEPOINT " + name)
 
-    def _statement(self, sql: str, params: Sequence[object]) -> Result:
-        return self._run(_bind(sql, params))
-
-    def _fetch(self, sql: str, params: Sequence[object]) -> tuple[Row, ...]:
+    def _fetch(self, sql: str, params: Sequence[object]) -> tuple[tuple[Row, ...], int]:
         text = _bind(sql, params)
-        try:
-            return self._open().fetch(text)
-        except DriverError as error:
-            raise map_error(error) from error
+        if _PLAIN.match(sql.lstrip()) is None:
+            # It may have changed settings of the session: nobody else gets this connection.
+            self._clean = False
+        return self._mapped(lambda connection: connection.fetch(text))
 
     def _open(self) -> Connection:
         if self._connection is None:
             raise BrokerError("the transaction has ended: it cannot be used any more")
+        if self._undone is not None:
+            raise self._undone_error()
         return self._connection
 
-    def _run(self, text: bytes) -> Result:
+    def run_one(self, text: bytes) -> Result:
+        """Run one of the broker's own statements; raises `DriverError`."""
+        return self._watched(lambda connection: connection.run(text, 1)[0])
+
+    def gone(self, error: DriverError) -> None:
+        """Note that the server has no such transaction any more."""
+        self._undone = self._undone or error
+
+    def _watched(self, call: Callable[[Connection], T]) -> T:
+        connection = self._open()
         try:
-            return self._open().run(text, 1)[0]
+            return call(connection)
+        except DriverError as error:
+            if error.lost or error.errno in _UNDONE_ERRNOS:
+                self.gone(error)
+            raise
+
+    def _mapped(self, call: Callable[[Connection], T]) -> T:
+        try:
+            return self._watched(call)
         except DriverError as error:
             raise map_error(error) from error
+
+    def _run(self, text: bytes) -> Result:
+        return self._mapped(lambda connection: connection.run(text, 1)[0])
 
     def _while_open(self, method: Any) -> Any:
         """Refuse a bound operation after the end."""
@@ -178,6 +238,10 @@ def _bind(sql: str, params: Sequence[object]) -> bytes:
     statements = split(sql)
     if len(statements) != 1:
         raise ValidationError(f"sql must be one statement, not {len(statements)}", parameter="sql")
+    if _ENDS.match(statements[0].text.lstrip()):
+        raise ValidationError(
+            "sql must not begin or end a transaction: with_transaction commits at its end", parameter="sql"
+        )
     parts = sql.split("%%")
     values = [literal(value).decode("ascii") for value in params]
     places = sum(part.count("%s") for part in parts)
@@ -185,7 +249,10 @@ def _bind(sql: str, params: Sequence[object]) -> bytes:
         raise ValidationError(f"sql has {places} places for {len(values)} values", parameter="params")
     remaining = iter(values)
     bound = ["".join(_fill(part, remaining)) for part in parts]
-    return "%".join(bound).encode()
+    try:
+        return "%".join(bound).encode()
+    except UnicodeEncodeError:
+        raise SerializationError("sql has a surrogate, which is no character") from None
 
 
 def _fill(part: str, values: Iterator[str]) -> Iterator[str]:

@@ -29,6 +29,7 @@ __all__ = [
     "MAX_INSTANT",
     "MAX_RETRIES",
     "MIN_INSTANT",
+    "age",
     "boolean",
     "duration",
     "error_text",
@@ -59,6 +60,7 @@ MAX_RETRIES: Final = 1000
 MAX_TEXT_BYTES: Final = 65_535  # TEXT
 MAX_PAGE: Final = 10_000
 MAX_NAME_LENGTH: Final = 255
+LONGEST_AGE_SECS: Final = 1000 * 31_556_952
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -146,6 +148,11 @@ def duration(
     if maximum is not None and seconds > maximum:
         raise _refuse(name, f"a duration of at most {maximum:g} s", value)
     return seconds + 0.0  # -0.0 becomes 0.0
+
+
+def age(value: object, name: str, *, positive: bool = False) -> int:
+    """Return a duration to subtract from now in whole microseconds, at most 1000 years: nothing stored is older."""
+    return round(min(duration(value, name, positive=positive), LONGEST_AGE_SECS) * 1_000_000)
 
 
 def instant(value: object, name: str) -> datetime:

@@ -110,8 +110,7 @@ class Attendant:
         self._options = options
         self._on_wake = on_wake
         self._park_secs = park_secs
-        self._database = options.database or ""
-        self._queues = [(core.sql.table("ready"), core.queue_id, self._names(core)) for core in cores]
+        self._queues = [(core.sql.table("ready"), core.queue_id, core.slot_names) for core in cores]
         self._wanted = False
         self._resting = False
         self._closed = False
@@ -120,9 +119,6 @@ class Attendant:
         self._control: Connection | None = None
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
-
-    def _names(self, core: Core) -> tuple[str, ...]:
-        return slot_names(self._database, core.prefix, core.queue_name)
 
     @property
     def resting(self) -> bool:
@@ -173,6 +169,7 @@ class Attendant:
                     self._hang_up()
                     if not self._closed:
                         logger.info("waking up by ring is not possible now, polling instead: %s", error)
+                        self._on_wake()  # whoever rests has to poll now
                         with self._change:
                             self._change.wait(backoff)
                         backoff = min(backoff * 2, LONGEST_BACKOFF_SECS)

@@ -109,7 +109,7 @@ def test_errors_survive_pickle_and_copy(error: CelersError) -> None:
 
 
 @pytest.mark.spec("ERR-05", "ERR-06", "ERR-07", "ARCH-05")
-@pytest.mark.parametrize("errno", [1205, 1213, 1020, 3101, 2006, 2013])
+@pytest.mark.parametrize("errno", [1205, 1213, 1020, 1317, 1969, 3024, 3101, 2006, 2013])
 def test_a_broker_error_with_a_passing_cause_is_retryable(errno: int) -> None:
     assert BrokerError("x", errno=errno).retryable
     assert not BrokerError("x", errno=errno, retryable=False).retryable

@@ -15,7 +15,15 @@ from uuid import UUID
 
 from celers import validate
 from celers.components.base import Component
-from celers.components.settling import Locked, Tally, end_dependants, finish_statements, lock_by_id
+from celers.components.settling import (
+    Locked,
+    Tally,
+    certain,
+    end_dependants,
+    finish_statements,
+    lock_by_id,
+    same_delivery,
+)
 from celers.db.driver import Result
 from celers.errors import (
     BrokerConnectionError,
@@ -28,7 +36,7 @@ from celers.errors import (
 )
 from celers.model.enums import DbTaskState
 from celers.model.result import BatchResultInput
-from celers.operation import Packet, Restart, Steps
+from celers.operation import Packet, Steps
 from celers_fast.rows import parse_receipt
 
 __all__ = [
@@ -289,6 +297,7 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
         owner = completed[0].consumer_no
         yield from _commit(
             component,
+            completed[0],
             [
                 *finish_statements(component, completed, DbTaskState.COMPLETED),
                 *result_statements(component, with_result),
@@ -303,14 +312,13 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
     return done
 
 
-def _commit(component: Component[Any], statements: list[bytes]) -> Steps[None]:
-    """Send the last packet; when its outcome is unknown, look again: all of this may be repeated."""
-    try:
-        yield from _send(component, statements)
-    except BrokerConnectionError as error:
-        if not error.outcome_unknown:
-            raise
-        raise Restart from None
+def _commit(component: Component[Any], task: Locked, statements: list[bytes]) -> Steps[None]:
+    """Send the last packet; an acknowledgement without a receipt could not be told from a repetition afterwards."""
+
+    def applied(now: Locked | None) -> bool:
+        return now is None or (now.state is DbTaskState.COMPLETED and same_delivery(now, task))
+
+    yield from certain(component, _send(component, statements), task, applied)
 
 
 def results_of(items: Sequence[tuple[Any, Any, BatchResultInput]]) -> list[Item]:

@@ -17,7 +17,8 @@ from celers.core import Slot
 from celers.db.driver import Result
 from celers.errors import BrokerConnectionError, CelersError, DeserializationError
 from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
-from celers.operation import Packet, Steps
+from celers.operation import Packet, Restart, Steps
+from celers.wakeup import pass_on_statements
 from celers_fast.rows import decode_claims
 
 __all__ = ["Settlement", "claim"]
@@ -66,26 +67,28 @@ def claim(
         while len(messages) < count:
             wanted = core.claim_rows(count - len(messages))
             try:
-                rows = yield from _claim_once(component, slot, wanted, worker_no, settlement)
+                if slot.in_doubt:
+                    rows = yield from _take_over(component, slot, wanted)
+                else:
+                    rows = yield from _claim_once(component, slot, wanted, worker_no, settlement)
+                settlement = None
+                found, bad = decode_claims(rows, slot.consumer_no, TYPES)
+                hold(slot, rows)
+                messages += found
+                if bad:
+                    yield from _bury(component, slot, bad)
+                    bad_left -= len(bad)
+                    if bad_left <= 0:
+                        break
+                elif len(rows) < wanted and not core.promotion_is_due():
+                    break
             except _DeclaredDead:
                 core.slots.drop(slot)
                 slot = core.slots.add((yield from open_consumer(component, worker_no)))
-                continue
-            except BrokerConnectionError:
+            except (CelersError, Restart):
                 if not messages:
                     raise
                 break  # what was claimed before is safe and must reach the caller
-            settlement = None
-            found, bad = decode_claims(rows, slot.consumer_no, TYPES)
-            hold(slot, rows)
-            messages += found
-            if bad:
-                yield from _bury(component, slot, bad)
-                bad_left -= len(bad)
-                if bad_left <= 0:
-                    break
-            elif len(rows) < wanted and not core.promotion_is_due():
-                break
     finally:
         if slot is not None:
             core.slots.put(slot)
@@ -104,6 +107,7 @@ def open_consumer(component: Component[Any], worker_no: int) -> Steps[int]:
     results = yield Packet(
         core.sql("consumer", "open", queue_id=core.queue_id, worker_no=worker_no, lease_secs=max(1, core.lease_secs)),
         commit=True,
+        repeat=True,  # a row too many is empty and dies with its lease
     )
     return results[0].insert_id
 
@@ -136,36 +140,60 @@ def _claim_once(
         sql("consumer", f"read_{form}", consumer_no=consumer_no),
         sql("consumer", "next_due", queue_id=queue_id),
     ]
+    # Whatever keeps us from seeing the end, an interrupt of this process included: the next claim looks first.
+    slot.in_doubt = True
     try:
-        results: list[Result] = yield Packet(*statements, commit=True, errors={(0, 1690): _DeclaredDead})
+        results: list[Result] = yield Packet(
+            *statements, commit=True, errors={(0, 1690): _DeclaredDead}, after=_pass_on(component), quiet=True
+        )
     except BrokerConnectionError as error:
         if not error.outcome_unknown:
             raise
-        return (yield from _take_over(component, slot))
+        return (yield from _take_over(component, slot, count))
+    except (CelersError, Restart):
+        slot.in_doubt = False  # rolled back
+        raise
+    slot.in_doubt = False
     if settlement is not None:
         settlement.answered(component, results)
     rows = results[-2].rows
+    core.was_idle = not rows
     core.due_in(read.integer_or_none(results[-1].rows[0][0]))
     core.claimed(len(rows), sum(len(row[3] or b"") + len(row[15] or b"") + 200 for row in rows))
     return rows
+
+
+def _pass_on(component: Component[Any]) -> tuple[bytes, ...]:
+    """Wake another consumer when this claim, the first after idling, leaves work behind."""
+    core = component.core
+    if not core.was_idle or not core.wake_up:
+        return ()
+    return pass_on_statements(core.slot_names, core.sql.table("ready"), core.queue_id)
 
 
 def _raw(text: bytes) -> str:
     return text.decode("ascii")
 
 
-def _take_over(component: Component[Any], slot: Slot) -> Steps[tuple[Any, ...]]:
-    """After a claim of unknown outcome: what this consumer holds without knowing it is the claim's result."""
+def _take_over(component: Component[Any], slot: Slot, count: int) -> Steps[tuple[Any, ...]]:
+    """After a claim of unknown outcome: what this consumer holds without knowing it is the claim's result.
+
+    No more than `count` rows; while there are more the slot stays in doubt, and its lease as it is.
+    """
     core = component.core
     lease, held = yield Packet(
         core.sql("consumer", "lock_lease", consumer_no=slot.consumer_no, queue_id=core.queue_id),
         core.sql("consumer", "read_lease", consumer_no=slot.consumer_no, queue_id=core.queue_id),
         commit=True,
+        repeat=True,
     )
     core.due_unknown()
+    slot.in_doubt = False
     if not lease.rows:
         raise _DeclaredDead
-    return tuple(row for row in held.rows if read.integer(row[0]) not in slot.held)
+    found = tuple(row for row in held.rows if read.integer(row[0]) not in slot.held)
+    slot.in_doubt = len(found) > count
+    return found[:count]
 
 
 def _bury(component: Component[Any], slot: Slot, bad: Sequence[tuple[int, str]]) -> Steps[None]:
@@ -199,6 +227,6 @@ def intern_worker(component: Component[Any], worker_id: str) -> Steps[int]:
     rows = (yield Packet(find))[0].rows
     if not rows:
         create = core.sql("workers", "intern", worker_id=worker_id, queue_id=core.queue_id)
-        rows = (yield Packet(create, find, commit=True))[1].rows
+        rows = (yield Packet(create, find, commit=True, repeat=True))[1].rows
     number = core.worker_numbers[worker_id] = read.integer(rows[0][0])
     return number

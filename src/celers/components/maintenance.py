@@ -77,7 +77,7 @@ class Maintenance(Component[M]):
         stuck_threshold : timedelta, int or float
             Above 0; choose it above the longest run time.
         """
-        age = round(validate.duration(stuck_threshold, "stuck_threshold", positive=True) * 1_000_000)
+        age = validate.age(stuck_threshold, "stuck_threshold", positive=True)
         core = self.core
         find = core.sql("maintenance", "stuck", queue_id=core.queue_id, age=age, count=RECOVER_CHUNK)
         return (yield from self._recover(find, f"recovered: processing for longer than {age / 1e6:g} s"))
@@ -148,11 +148,16 @@ class Maintenance(Component[M]):
         recovered = 0
         while True:
             results = yield Packet(find)
-            seqs = [read.integer(row[0]) for row in results[0].rows]
-            if not seqs:
+            found = {tuple(read.integer(value) for value in row) for row in results[0].rows}
+            if not found:
                 return recovered
-            locked = yield from lock_by_seq(self, seqs)
-            tasks = [task for task in locked if task.state is DbTaskState.PROCESSING]
+            locked = yield from lock_by_seq(self, [key[0] for key in found])
+            # Between the look and the lock a task may have been taken back by others and delivered anew.
+            tasks = [
+                task
+                for task in locked
+                if task.state is DbTaskState.PROCESSING and (task.seq, task.consumer_no, task.deliveries) in found
+            ]
             tally = Tally()
             statements = yield from recover_locked(self, tasks, note, isolated=False, tally=tally)
             yield Packet(*statements, *tally.statements(self), b"DO 0", commit=True)

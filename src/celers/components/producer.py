@@ -315,6 +315,9 @@ class Producer(Component[M]):
                     errors[0, 1690] = self._draining
                 errors[len(parts), 1062] = _duplicate(ids)
                 parts.append(insert)
+                if self.inside and (delayed or count > 1):
+                    yield Packet(*parts, errors=errors)
+                    continue
                 if delayed:
                     parts.append(core.sql("producer", "ready_range_due", count=count))
                     parts.append(core.sql("producer", "scheduled_range", count=count))
@@ -333,6 +336,8 @@ class Producer(Component[M]):
                     errors[len(parts), 1690] = _Scattered
                     parts.append(core.sql("producer", "guard_rows", count=count))
                 yield Packet(*parts, commit=number == last, errors=errors)
+            if self.inside and (delayed or len(ids) > 1):
+                yield from self._place(ids)
         except _Scattered:
             yield from self._insert_by_id(statements, ids)
 
@@ -347,6 +352,9 @@ class Producer(Component[M]):
         core = self.core
         chunks = [ids[at : at + _IDS_PER_STATEMENT] for at in range(0, len(ids), _IDS_PER_STATEMENT)]
         for chunk in chunks:
+            if self.inside:
+                yield from self._place_inside(chunk)
+                continue
             yield Packet(
                 *(
                     core.sql("producer", name, ids=chunk)
@@ -367,6 +375,33 @@ class Producer(Component[M]):
             yield Packet(insert, errors={(0, 1062): _duplicate(ids)})
         yield from insert_dependencies(self.core, tasks, unmet)
         yield from self._place(ids)
+
+    def _place_inside(self, ids: list[UUID]) -> Steps[None]:
+        """Place rows on a connection of the caller, without a read that locks.
+
+        Under REPEATABLE READ, which is the servers' default, INSERT ... SELECT locks the gaps that it reads over: the
+        end of the table, where everybody else inserts.
+        """
+        core = self.core
+        found: list[Result] = yield Packet(core.sql("producer", "read_placed", ids=ids))
+        rows: dict[str, list[tuple[object, ...]]] = {"ready": [], "scheduled": [], "blocked": []}
+        for seq, rank, due_at, due, waits in found[0].rows:
+            number, sort_rank = int(seq or 0), int(rank or 0)
+            if waits == b"1":
+                rows["blocked"].append((core.queue_id, number))
+            elif due == b"1":
+                rows["ready"].append((core.queue_id, sort_rank, number))
+            else:
+                rows["scheduled"].append(((due_at or b"").decode(), number, core.queue_id, sort_rank))
+        for name, columns in (
+            ("ready", "queue_id, sort_rank, seq"),
+            ("scheduled", "due_at, seq, queue_id, sort_rank"),
+            ("blocked", "queue_id, seq"),
+        ):
+            if rows[name]:
+                prefix = f"INSERT INTO {core.sql.table(name)} ({columns}) VALUES ".encode()
+                built = build_values(prefix, rows[name], max_bytes=core.packet_bytes - _PACKET_OVERHEAD)
+                yield Packet(*(text for text, _ in built))
 
     def _count_stored(self, ids: list[UUID]) -> Steps[int]:
         core = self.core

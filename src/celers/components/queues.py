@@ -116,7 +116,7 @@ class Queues(Component[M]):
         ValidationError
             `max_size` is negative or no int.
         """
-        most = validate.integer(max_size, "max_size", 0)
+        most = _most(max_size)
         return (yield from self._pending_up_to(most)) < most
 
     @operation()
@@ -130,7 +130,7 @@ class Queues(Component[M]):
         QueueFullError
             The limit is reached; nothing is stored.
         """
-        most = validate.integer(max_size, "max_size", 0)
+        most = _most(max_size)
         core = self.core
         producer: Producer[M] = Producer(core, self.runner)
         producer.check(task)
@@ -153,3 +153,8 @@ class Queues(Component[M]):
         core = self.core
         results = yield Packet(core.sql("queues", "count_pending_up_to", queue_id=core.queue_id, most=max(most, 1)))
         return read.integer(results[0].rows[0][0])
+
+
+def _most(max_size: int) -> int:
+    """Check a limit of pending tasks; a larger one than a statement can hold limits nothing either."""
+    return min(validate.integer(max_size, "max_size", 0), 2**63 - 1)

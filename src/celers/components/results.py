@@ -171,7 +171,7 @@ class Results(Component[M]):
 
         Unfinished results stay.
         """
-        age = round(validate.duration(older_than, "older_than") * 1_000_000)
+        age = validate.age(older_than, "older_than")
         core = self.core
         deleted = 0
         while True:

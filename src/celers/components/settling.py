@@ -8,13 +8,14 @@ keeps new ones away, and the rare crossing of two such operations ends in a dead
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from celers import rows as read
 from celers.components.base import Component
+from celers.errors import BrokerConnectionError
 from celers.model.enums import DbTaskState
 from celers.operation import Packet, Restart, Steps
 from celers_fast.ids import uuid7
@@ -22,6 +23,7 @@ from celers_fast.ids import uuid7
 __all__ = [
     "Locked",
     "Tally",
+    "certain",
     "chunks",
     "dead_letter_statements",
     "end_dependants",
@@ -31,9 +33,11 @@ __all__ = [
     "lock_by_seq",
     "lock_pending_too",
     "requeue_statements",
+    "same_delivery",
 ]
 
 IDS_PER_STATEMENT = 1000
+LONGEST_DELAY_SECS = 1e12  # beyond the last time that can be stored; the statement cuts it there
 AnyComponent = Component[Any]
 
 
@@ -128,7 +132,9 @@ def lock_by_id(component: AnyComponent, ids: Sequence[UUID]) -> Steps[list[Locke
     core = component.core
     looked: list[tuple[bytes | None, ...]] = []
     for chunk in chunks(list(dict.fromkeys(ids))):
-        results = yield Packet(core.sql("settle", "look_ids", ids=list(chunk), queue_id=core.queue_id))
+        results = yield Packet(
+            core.sql("settle", "look_ids", ids=list(chunk), queue_id=core.queue_id) + _latest(component)
+        )
         looked.extend(results[0].rows)
     return (yield from _lock_looked(component, looked))
 
@@ -138,9 +144,16 @@ def lock_pending_too(component: AnyComponent, seqs: Sequence[int]) -> Steps[list
     core = component.core
     looked: list[tuple[bytes | None, ...]] = []
     for chunk in chunks(sorted(set(seqs))):
-        results = yield Packet(core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id))
+        results = yield Packet(
+            core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id) + _latest(component)
+        )
         looked.extend(results[0].rows)
     return (yield from _lock_looked(component, looked))
+
+
+def _latest(component: AnyComponent) -> bytes:
+    """On a connection of the caller, whose snapshot may be old, only a locking read sees the latest rows."""
+    return b" LOCK IN SHARE MODE" if component.inside and component.runner.latest else b""
 
 
 def _lock_looked(component: AnyComponent, looked: list[tuple[bytes | None, ...]]) -> Steps[list[Locked]]:
@@ -168,6 +181,37 @@ def _lock_looked(component: AnyComponent, looked: list[tuple[bytes | None, ...]]
             # It was claimed, promoted or given back between the look and the lock.
             raise Restart
     return locked
+
+
+def certain(
+    component: AnyComponent, last: Steps[Any], task: Locked, applied: Callable[[Locked | None], bool]
+) -> Steps[None]:
+    """Send the last packet of a change; when its outcome is unknown, look at one of the tasks, and perhaps begin anew.
+
+    The lost session is gone by then, so what is found is final: the whole transaction was applied or nothing of it.
+
+    Parameters
+    ----------
+    last : generator
+        Sends the packet.
+    task : Locked
+        One of the tasks that it changes.
+    applied : callable
+        Tells from the task as it is now, None when it is gone, whether it was.
+    """
+    try:
+        yield from last
+    except BrokerConnectionError as error:
+        if not error.outcome_unknown:
+            raise
+        now = yield from lock_by_seq(component, [task.seq])
+        if not applied(now[0] if now else None):
+            raise Restart from None
+
+
+def same_delivery(now: Locked, then: Locked) -> bool:
+    """Is it still under the receipt that it had?"""
+    return (now.consumer_no, now.deliveries) == (then.consumer_no, then.deliveries)
 
 
 def leave_statements(component: AnyComponent, tasks: Sequence[Locked]) -> list[bytes]:
@@ -208,7 +252,7 @@ def requeue_statements(
 ) -> list[bytes]:
     """Send locked tasks back to pending, due after a delay; `granted` counts the retries."""
     core = component.core
-    delay = round(delay_secs * 1_000_000)
+    delay = round(min(delay_secs, LONGEST_DELAY_SECS) * 1_000_000)
     statements = [core.sql("settle", "take_time")]
     for chunk in chunks([task.seq for task in tasks]):
         seqs = list(chunk)
@@ -256,7 +300,9 @@ def _dependants(component: AnyComponent, ids: Sequence[UUID]) -> Steps[list[tupl
     core = component.core
     found: list[tuple[UUID, int, float]] = []
     for chunk in chunks(ids):
-        results = yield Packet(core.sql("settle", "dependants", ids=list(chunk), queue_id=core.queue_id))
+        text = core.sql("settle", "dependants", ids=list(chunk), queue_id=core.queue_id)
+        # The snapshot of a caller's connection may be older than a dependant.
+        results = yield Packet(text + b" LOCK IN SHARE MODE" if component.inside else text)
         found.extend((read.uuid(row[0]), read.integer(row[1]), float(row[3] or 0)) for row in results[0].rows)
     return found
 

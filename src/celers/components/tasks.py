@@ -12,6 +12,8 @@ from celers.components.base import Component, M
 from celers.components.settling import (
     Locked,
     Tally,
+    certain,
+    chunks,
     end_dependants,
     finish_statements,
     leave_statements,
@@ -130,7 +132,7 @@ class Tasks(Component[M]):
 
         Tasks whose time has not come, and blocked ones, never expire. In chunks, each in its own transaction.
         """
-        age = round(validate.duration(ttl, "ttl", positive=True) * 1_000_000)
+        age = validate.age(ttl, "ttl", positive=True)
         core = self.core
         expired = 0
         while True:
@@ -146,11 +148,16 @@ class Tasks(Component[M]):
 
         Allowed: to PENDING from processing, failed and cancelled; to PROCESSING from pending; to COMPLETED, FAILED
         and CANCELLED from pending and processing. Others are skipped. Dependants are released or cancelled.
+
+        A task that comes back to PENDING waits for those of its dependencies that are stored and not completed. One
+        that is set to PROCESSING waits for none any more.
         """
         target = _state(new_state, "new_state")
         ids = validate.task_ids(task_ids)
         if not ids:
             return 0
+        if target is DbTaskState.PENDING:
+            yield from self._lock_open_parents(ids)
         allowed = sources(target, administrative=True)
         locked = [task for task in (yield from lock_by_id(self, ids)) if task.state in allowed]
         if not locked:
@@ -160,7 +167,7 @@ class Tasks(Component[M]):
         for task in locked:
             _leave_state(task.state, tally)
         if target is DbTaskState.PENDING:
-            statements = self._to_pending(locked)
+            statements = yield from self._to_pending(locked)
         elif target is DbTaskState.PROCESSING:
             number, statements = yield from self._to_processing(locked)
         else:
@@ -202,18 +209,42 @@ class Tasks(Component[M]):
         statements: list[bytes] = []
         for error, tasks in by_error.items():
             statements += finish_statements(self, tasks, DbTaskState.CANCELLED, error)
-        yield Packet(*statements, *tally.statements(self), commit=True)
+        statements += tally.statements(self)
+        yield from certain(
+            self, _last(statements), locked[0], lambda now: now is None or now.state is DbTaskState.CANCELLED
+        )
         self._forget(locked)
         return len(locked)
 
-    def _to_pending(self, locked: list[Locked]) -> list[bytes]:
+    def _lock_open_parents(self, ids: list[UUID]) -> Steps[None]:
+        """Lock what the tasks still wait for, before them: it completes either before the look or after the change."""
         core = self.core
-        seqs = [task.seq for task in locked]
-        return [
-            core.sql("settle", "take_time"),
-            core.sql("tasks", "administer", seqs=seqs),
-            core.sql("settle", "place_ready", seqs=seqs),
-        ]
+        found: set[UUID] = set()
+        for chunk in chunks(ids):
+            results = yield Packet(core.sql("tasks", "open_parents", ids=list(chunk)))
+            found.update(read.uuid(row[0]) for row in results[0].rows)
+        for chunk in chunks(sorted(found)):
+            yield Packet(core.sql("producer", "lock_parents", ids=list(chunk), queue_id=core.queue_id))
+
+    def _to_pending(self, locked: list[Locked]) -> Steps[list[bytes]]:
+        """A task comes back to wait for those of its dependencies that are stored and not completed."""
+        core = self.core
+        waits: dict[UUID, int] = {}
+        for chunk in chunks([task.id for task in locked if task.unmet_dependencies]):
+            results = yield Packet(core.sql("tasks", "count_open_parents", ids=list(chunk)))
+            waits.update((read.uuid(row[0]), read.integer(row[1])) for row in results[0].rows)
+        by_count: dict[int, list[int]] = {}
+        for task in locked:
+            by_count.setdefault(waits.get(task.id, 0), []).append(task.seq)
+        statements = [core.sql("settle", "take_time")]
+        for count, seqs in by_count.items():
+            for part in chunks(seqs):
+                statements.append(core.sql("tasks", "administer", seqs=list(part), unmet=count))
+                if count:
+                    statements.append(core.sql("tasks", "place_blocked", seqs=list(part)))
+                else:
+                    statements.append(core.sql("settle", "place_ready", seqs=list(part)))
+        return statements
 
     def _to_processing(self, locked: list[Locked]) -> Steps[tuple[int, list[bytes]]]:
         """Put tasks into the lease of a consumer of this process, so that they are recovered like claimed ones."""
@@ -225,6 +256,7 @@ class Tasks(Component[M]):
         held = ",".join(str(task.seq) for task in locked)
         return number, [
             *leave_statements(self, locked),
+            core.sql("tasks", "satisfy_own", ids=[task.id for task in locked]),
             core.sql("tasks", "administer_processing", consumer_no=number, seqs=[task.seq for task in locked]),
             core.sql("tasks", "set_lease", held=held, consumer_no=number, queue_id=core.queue_id),
         ]
@@ -233,6 +265,10 @@ class Tasks(Component[M]):
         if not self.inside:
             for task in tasks:
                 self.core.slots.settled(task.consumer_no, [task.seq])
+
+
+def _last(statements: list[bytes]) -> Steps[None]:
+    yield Packet(*statements, commit=True)
 
 
 def _leave_state(state: DbTaskState, tally: Tally) -> None:

@@ -12,19 +12,20 @@ brought is given back.
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from celers import forks
 from celers.db.driver import SLOW_SECS, Connection, DriverError, Result, ServerInfo, connect
-from celers.db.pool import PING_AFTER_IDLE_SECS, Counters, closed_error
+from celers.db.pool import Counters, closed_error
 from celers.db.session import Acquire, Discard, Request, Send, Session, Sleep, drive
 from celers.errors import BrokerError, ValidationError
-from celers.operation import QueueUnknown
+from celers.operation import QueueUnknown, repeatable
 
 if TYPE_CHECKING:
     from celers.components.base import Component
@@ -38,6 +39,9 @@ __all__ = ["AsyncPool", "AsyncRunner"]
 R = TypeVar("R")
 
 CLOSE_SECS = 5.0
+CLOSE_POLL_SECS = 0.005
+
+logger = logging.getLogger("celers.asyncio")
 
 
 class _Job:
@@ -67,58 +71,38 @@ def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | No
         future.set_result(result)
 
 
-class ThreadConnection:
-    """A connection that lives on a thread of its own; used from the event loop."""
+class _Line:
+    """The thread's side of a connection: what the thread needs, and nothing that keeps its user alive."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, options: ConnectOptions, read_timeout: float | None = None
-    ) -> None:
-        self._loop = loop
-        self._read_timeout = read_timeout
-        self._options = options
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._connection: Connection | None = None
-        self._done: asyncio.Future[None] = loop.create_future()
-        self._thread = threading.Thread(target=self._serve, name="celers-connection", daemon=True)
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: ConnectOptions, read_timeout: float | None) -> None:
+        self.loop = loop
+        self.options = options
+        self.read_timeout = read_timeout
+        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.connection: Connection | None = None
+        self.done: asyncio.Future[None] = loop.create_future()
         self.broken = False
         self.created_at = self.last_used = time.monotonic()
-        self.server: ServerInfo
-        self.thread_id = 0
-        self._thread.start()
 
-    def submit(self, call: Callable[[], Any]) -> _Job:
-        """Queue a call for the thread; the job's future gets its result."""
-        job = _Job(call, self._loop.create_future())
-        self._jobs.put(job)
-        return job
-
-    def open(self) -> _Job:
-        """Queue the opening of the connection."""
-        return self.submit(self._open)
-
-    def send(self, text: bytes, count: int) -> _Job:
-        """Queue one packet."""
-        return self.submit(lambda: self._run(text, count))
-
-    def _open(self) -> None:
-        connection = connect(self._options, read_timeout=self._read_timeout)
-        self._connection = connection
-        self.server, self.thread_id = connection.server, connection.thread_id
+    def open(self) -> None:
+        connection = connect(self.options, read_timeout=self.read_timeout)
+        self.connection = connection
         self.created_at = self.last_used = connection.created_at
 
-    def _run(self, text: bytes, count: int) -> list[Result]:
-        connection = self._connection
+    def run(self, text: bytes, count: int) -> list[Result]:
+        connection = self.connection
         if connection is None:
             raise DriverError(2006, "the connection is closed", -1)
         try:
             return connection.run(text, count)
         finally:
-            self.broken = connection.broken
+            self.broken = self.broken or connection.broken
             self.last_used = connection.last_used
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
+        """Run jobs until the sentinel comes, then close."""
         while True:
-            job = self._jobs.get()
+            job = self.jobs.get()
             if job is None:
                 break
             if not job.take():
@@ -129,33 +113,101 @@ class ThreadConnection:
                 result = job.call()
             except BaseException as raised:  # noqa: BLE001 - it belongs to whoever awaits the job
                 error = raised
-            self._tell(job.future, result, error)
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        self._tell(self._done, None, None)
+            self.tell(job.future, result, error)
+            del job, result, error  # nothing of it is kept while waiting for the next
+        if self.connection is not None:
+            self.connection.close()
+        self.tell(self.done, None, None)
 
-    def _tell(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    def tell(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
         try:
-            self._loop.call_soon_threadsafe(_resolve, future, result, error)
+            self.loop.call_soon_threadsafe(_resolve, future, result, error)
         except RuntimeError:
             # The loop was closed without closing the broker: nobody waits for the answer any more.
             self.broken = True
 
+
+class ThreadConnection:
+    """A connection that lives on a thread of its own; used from the event loop.
+
+    The thread ends when it is told to, and when nobody has this object any more.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: ConnectOptions, read_timeout: float | None = None
+    ) -> None:
+        self._loop = loop
+        self._line = _Line(loop, options, read_timeout)
+        self._thread = threading.Thread(target=self._line.serve, name="celers-connection", daemon=True)
+        self._thread.start()
+
+    def __del__(self) -> None:
+        """End the thread of a connection that was forgotten."""
+        line = getattr(self, "_line", None)
+        if line is not None:
+            line.jobs.put(None)
+
+    @property
+    def broken(self) -> bool:
+        """Must it not be used again?"""
+        return self._line.broken
+
+    @property
+    def created_at(self) -> float:
+        """When it was opened, by the monotonic clock."""
+        return self._line.created_at
+
+    @property
+    def last_used(self) -> float:
+        """When its last answer came, by the monotonic clock."""
+        return self._line.last_used
+
+    @property
+    def server(self) -> ServerInfo:
+        """What it learned about the server."""
+        assert self._line.connection is not None
+        return self._line.connection.server
+
+    @property
+    def thread_id(self) -> int:
+        """Its number at the server."""
+        assert self._line.connection is not None
+        return self._line.connection.thread_id
+
+    def submit(self, call: Callable[[], Any]) -> _Job:
+        """Queue a call for the thread; the job's future gets its result."""
+        job = _Job(call, self._loop.create_future())
+        self._line.jobs.put(job)
+        return job
+
+    def open(self) -> _Job:
+        """Queue the opening of the connection."""
+        return self.submit(self._line.open)
+
+    def send(self, text: bytes, count: int) -> _Job:
+        """Queue one packet."""
+        line = self._line
+        return self.submit(lambda: line.run(text, count))
+
     def leave(self) -> asyncio.Future[None]:
         """Ask the thread to close the connection and end; the future tells when it has."""
-        self.broken = True
-        self._jobs.put(None)
-        return self._done
+        self._line.broken = True
+        self._line.jobs.put(None)
+        return self._line.done
+
+    def join(self) -> None:
+        """Wait for a thread that has said that it is done."""
+        self._thread.join(1.0)
 
     def shutdown(self) -> None:
         """Break the socket under a thread that does not end."""
-        if self._connection is not None:
-            self._connection.shutdown_socket()
+        connection = self._line.connection
+        if connection is not None:
+            connection.shutdown_socket()
 
 
 class AsyncPool(Counters):
-    """Connections for the tasks of one event loop."""
+    """Connections for the tasks of one event loop, first come, first served."""
 
     _idle: deque[Any]
 
@@ -163,22 +215,37 @@ class AsyncPool(Counters):
         super().__init__(config)
         self.options = options
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._leaving: set[asyncio.Future[None]] = set()
+        self._in_child = False
+        self._waiters: deque[asyncio.Future[ThreadConnection | None]] = deque()
+        self._leaving: dict[asyncio.Future[None], ThreadConnection] = {}
+        self._slow: set[ThreadConnection] = set()
+        self._used: set[ThreadConnection] = set()
+        self._closing = False
+        self._closer: asyncio.Task[Any] | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
+        """Operations whose callers were cancelled."""
         self._cores: list[Core] = []
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """Be of no use in a child: its threads are not there."""
+        self._in_child = True
 
     def on_connect(self, core: Core) -> None:
         """Tell this core what a new connection learns about the server."""
         self._cores.append(core)
 
     def _check(self) -> asyncio.AbstractEventLoop:
+        if self._in_child:
+            raise BrokerError("an AsyncMysqlBroker cannot be used after a fork: make a new one in the child")
+        loop = asyncio.get_running_loop()
         if self._closed:
             raise closed_error()
-        loop = asyncio.get_running_loop()
-        if self._pid != os.getpid():
-            raise BrokerError("an AsyncMysqlBroker cannot be used after a fork: make a new one in the child")
+        if self._closing:
+            # Whoever closes still settles what is held, and so do operations that outlived their callers.
+            current = asyncio.current_task()
+            if current is not self._closer and current not in self.tasks:
+                raise closed_error()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -188,53 +255,67 @@ class AsyncPool(Counters):
     async def acquire(self) -> ThreadConnection:
         """Take a connection; see `Pool.acquire`."""
         loop = self._check()
-        deadline: float | None = None
-        started = 0.0
-        while True:
-            if self._closed:
-                raise closed_error()
-            if self._idle:
-                connection: ThreadConnection = self._idle.pop()
+        connection = await self._take(loop)
+        try:
+            while connection is not None:
                 now = time.monotonic()
-                stale = self._expired(connection.created_at, connection.last_used, now)
-                if not stale and now - connection.last_used > PING_AFTER_IDLE_SECS:
-                    stale = not await self._alive(connection)
-                if not stale:
+                if not self._expired(connection.created_at, connection.last_used, now) and (
+                    not self._doubtful(connection.last_used, now) or await self._alive(connection)
+                ):
                     break
-                self._drop(connection)
-                continue
+                self._retire(connection)
+                connection = None
+                if self._idle:
+                    connection = self._idle.pop()
+                    self._size -= 1
+            if connection is None:
+                connection = await self._open(loop)
+        except BaseException:
+            if connection is not None:
+                self._retire(connection)
+            self._yield_place()
+            raise
+        self._used.add(connection)
+        return connection
+
+    async def _take(self, loop: asyncio.AbstractEventLoop) -> ThreadConnection | None:
+        """Take a free connection, or None and the right to open one."""
+        if not self._waiters:
+            if self._idle:
+                return cast(ThreadConnection, self._idle.pop())
             if self._size < self.config.max_connections:
                 self._size += 1
-                connection = await self._open(loop)
-                break
-            now = time.monotonic()
-            if deadline is None:
-                started, deadline = now, now + float(self.config.acquire_timeout_secs)
-            if now >= deadline:
-                self._waited(now - started)
-                raise self._timeout()
-            waiter: asyncio.Future[None] = loop.create_future()
-            self._waiters.append(waiter)
-            try:
-                await asyncio.wait({waiter}, timeout=deadline - now)
-            except BaseException:
-                if waiter.done() and not waiter.cancelled():
-                    self._wake()  # this turn goes to the next in line
-                raise
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-        if deadline is not None:
-            self._waited(time.monotonic() - started)
-        return connection
+                return None
+        waiter: asyncio.Future[ThreadConnection | None] = loop.create_future()
+        self._waiters.append(waiter)
+        started = time.monotonic()
+        try:
+            await asyncio.wait({waiter}, timeout=float(self.config.acquire_timeout_secs))
+        except BaseException:
+            if not waiter.done():
+                self._waiters.remove(waiter)
+            elif waiter.exception() is None:
+                # What was given meanwhile goes to the next in line.
+                given = waiter.result()
+                if given is None:
+                    self._yield_place()
+                else:
+                    self.release(given)
+            raise
+        self._waited(time.monotonic() - started)
+        if not waiter.done():
+            self._waiters.remove(waiter)
+            raise self._timeout()
+        return waiter.result()
 
     async def _open(self, loop: asyncio.AbstractEventLoop, read_timeout: float | None = None) -> ThreadConnection:
         connection = ThreadConnection(loop, self.options, read_timeout)
         try:
             await asyncio.shield(connection.open().future)
-        except BaseException:
-            self._failures += 1
-            self._drop(connection)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self._failures += 1
+            self._retire(connection)
             raise
         for core in self._cores:
             core.server = connection.server
@@ -245,52 +326,59 @@ class AsyncPool(Counters):
             await asyncio.shield(connection.send(b"SELECT 1", 1).future)
         except DriverError:
             return False
-        except BaseException:
-            self._drop(connection)
-            raise
         return True
 
-    def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+    def _yield_place(self) -> None:
+        """Give up the right to one connection; the first in line may open one."""
+        if self._waiters:
+            self._waiters.popleft().set_result(None)
+        else:
+            self._size -= 1
 
-    def _drop(self, connection: ThreadConnection) -> None:
-        self._size -= 1
+    def _retire(self, connection: ThreadConnection) -> None:
+        """Let a connection's thread close it and end."""
+        self._used.discard(connection)
+        self._slow.discard(connection)
         done = connection.leave()
-        self._leaving.add(done)
-        done.add_done_callback(self._leaving.discard)
-        self._wake()
+        self._leaving[done] = connection
+        done.add_done_callback(self._left)
+
+    def _left(self, done: asyncio.Future[None]) -> None:
+        connection = self._leaving.pop(done, None)
+        if connection is not None:
+            connection.join()
 
     def release(self, connection: ThreadConnection) -> None:
         """Give a connection back."""
-        if (
-            connection.broken
-            or self._closed
-            or self._expired(connection.created_at, connection.last_used, time.monotonic())
-        ):
-            self._drop(connection)
-            return
-        self._idle.append(connection)
-        self._wake()
-
-    def discard(self, connection: ThreadConnection, *, counted: bool = True) -> None:
-        """Close a connection that was lost, or that stood outside the pool."""
-        if counted:
-            self._failures += 1
+        now = time.monotonic()
+        self._used.discard(connection)
+        if self._closed or connection.broken or self._expired(connection.created_at, connection.last_used, now):
+            self._retire(connection)
+            self._yield_place()
+        elif self._waiters:
+            self._waiters.popleft().set_result(connection)
         else:
-            self._size += 1  # it never was one of the pool's
-        self._drop(connection)
+            self._idle.append(connection)
+            while self._idle and self._expired(self._idle[0].created_at, self._idle[0].last_used, now):
+                self._retire(self._idle.popleft())
+                self._size -= 1
+
+    def discard(self, connection: ThreadConnection, *, lost: bool = True) -> None:
+        """Close a connection that was lost, or that must not be used again."""
+        if connection in self._slow:
+            self._retire(connection)
+            return
+        if lost:
+            self._failures += 1
+            self._lost_at = time.monotonic()
+        self._retire(connection)
+        self._yield_place()
 
     async def open_slow(self) -> ThreadConnection:
         """Open a connection outside the pool for statements that may take long."""
-        self._size += 1
-        try:
-            return await self._open(self._check(), SLOW_SECS)
-        finally:
-            self._size -= 1
+        connection = await self._open(self._check(), SLOW_SECS)
+        self._slow.add(connection)
+        return connection
 
     async def warm_up(self) -> int:
         """Open connections until the minimum is open at the same time; return how many are open."""
@@ -303,19 +391,38 @@ class AsyncPool(Counters):
                 self.release(connection)
         return self.size
 
+    async def finish(self) -> None:
+        """Take no new operations, and wait for those under way."""
+        self._closing = True
+        self._closer = asyncio.current_task()
+        self._refuse_waiters()
+        deadline = time.monotonic() + CLOSE_SECS
+        while (self.tasks - {self._closer} or self._used or self._slow) and time.monotonic() < deadline:
+            if self._in_child:
+                return
+            await asyncio.sleep(CLOSE_POLL_SECS)
+
+    def _refuse_waiters(self) -> None:
+        while self._waiters:
+            self._waiters.popleft().set_exception(closed_error())
+
     async def close(self) -> None:
-        """Wait for operations that run on, then close all connections."""
-        self._closed = True
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=CLOSE_SECS)
+        """Close all connections; the sockets of threads that do not end in time are broken."""
+        self._closed = self._closing = True
+        self._refuse_waiters()
+        if self._in_child:
+            self._idle.clear()
+            return
         while self._idle:
-            self._drop(self._idle.pop())
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        leaving = set(self._leaving)
-        if leaving:
-            await asyncio.wait(leaving, timeout=CLOSE_SECS)
+            self._retire(self._idle.pop())
+            self._size -= 1
+        if self._leaving:
+            await asyncio.wait(set(self._leaving), timeout=CLOSE_SECS)
+        stuck = [*self._leaving.values(), *self._used, *self._slow]
+        for connection in stuck:
+            connection.shutdown()
+        if self._leaving:
+            await asyncio.wait(set(self._leaving), timeout=1.0)
 
 
 class AsyncRunner:
@@ -327,6 +434,7 @@ class AsyncRunner:
     def __init__(self, core: Core, pool: AsyncPool) -> None:
         self.core = core
         self.pool = pool
+        self.closed = False
 
     def bind(self, operation: Operation[..., R], component: Component[Any]) -> Callable[..., Coroutine[Any, Any, R]]:
         """Make the coroutine function that users see for one operation of one component."""
@@ -334,11 +442,14 @@ class AsyncRunner:
         undo = operation.give_back
 
         async def call(*args: Any, **kwargs: Any) -> R:
+            if self.closed:
+                raise closed_error()
             if kwargs.get("connection") is not None:
                 raise ValidationError(
                     "connection= takes a blocking MySQLdb connection: use MysqlBroker on the thread that owns it",
                     parameter="connection",
                 )
+            args, kwargs = repeatable(args, kwargs)
             return_ = getattr(component, undo) if undo is not None else None
             make = lambda: steps(component, *args, **kwargs)  # noqa: E731 - typed by its use
             try:
@@ -366,68 +477,74 @@ class AsyncRunner:
     ) -> R:
         """Run one operation to its end, which may come after this caller was cancelled."""
         session = Session(slow=slow)
-        requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
-        return await self._loop(requests, session, None, undo)
+        requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
+        return await self._loop(requests, session, undo)
 
     async def _loop(
         self,
         requests: Generator[Request, Any, R],
         session: Session,
-        pending: asyncio.Future[Any] | None,
         undo: Callable[[R], Coroutine[Any, Any, object]] | None,
+        request: Request | None = None,
+        pending: asyncio.Future[Any] | None = None,
     ) -> R:
-        adopted = False
+        """Fulfil the requests of one operation.
+
+        Parameters
+        ----------
+        request, pending
+            Of an operation whose caller was cancelled: where to go on. It is not given up any more.
+        """
+        adopted = request is not None
+        handed_over = sent = False
         answer: Any = None
         failure: BaseException | None = None
         try:
             while True:
-                if pending is None:
+                if request is None:
                     request = requests.throw(failure) if failure is not None else requests.send(answer)
                     failure = None
+                job: _Job | None = None
+                try:
                     if type(request) is Send:
-                        job = request.connection.send(request.text, request.count)
-                        pending = job.future
-                        try:
-                            answer = await asyncio.shield(pending)
-                        except asyncio.CancelledError:
-                            if job.take():
-                                session.in_flight = False  # it never left
-                                raise
-                            adopted = True
-                            self._adopt(requests, session, pending, undo)
-                            raise
-                        except Exception as error:  # noqa: BLE001 - it is thrown into the operation
-                            failure = error
-                        pending = None
-                        continue
-                    try:
-                        if type(request) is Acquire:
-                            answer = await (self.pool.open_slow() if session.slow else self.pool.acquire())
-                        elif type(request) is Discard:
-                            self.pool.discard(request.connection, counted=not session.slow)
-                        elif type(request) is Sleep:
-                            await asyncio.sleep(request.secs)
-                    except Exception as error:  # noqa: BLE001 - it is thrown into the operation
-                        failure = error
-                else:
-                    try:
-                        answer = await pending
-                    except Exception as error:  # noqa: BLE001 - it is thrown into the operation
-                        failure = error
-                    pending = None
+                        if pending is None:
+                            session.in_flight = True
+                            job = request.connection.send(request.text, request.count)
+                            pending = job.future
+                        answer = await asyncio.shield(pending)
+                    elif type(request) is Acquire:
+                        answer = await (self.pool.open_slow() if session.slow else self.pool.acquire())
+                        session.connection = answer
+                    elif type(request) is Discard:
+                        self.pool.discard(request.connection)
+                    elif type(request) is Sleep:
+                        await asyncio.sleep(request.secs)
+                except asyncio.CancelledError:
+                    if adopted:
+                        raise  # the loop itself is ending
+                    if job is not None and job.take():
+                        session.in_flight, pending = False, None  # it never left
+                    if pending is None and not sent:
+                        raise
+                    handed_over = True
+                    self._adopt(requests, session, undo, request, pending)
+                    raise
+                except Exception as error:  # noqa: BLE001 - it is thrown into the operation
+                    failure = error
+                sent = sent or job is not None
+                request = pending = None
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
-            if not adopted:
+            failure = None  # its traceback holds this frame
+            if not handed_over:
                 self._clean(requests, session)
 
     def _clean(self, requests: Generator[Request, Any, Any], session: Session) -> None:
         connection = session.connection
         if connection is not None:
-            if session.slow:
-                self.pool.discard(connection, counted=False)
-            elif session.in_transaction or session.in_flight:
-                self.pool.discard(connection)
+            if session.slow or session.in_transaction or session.in_flight:
+                self.pool.discard(connection, lost=connection.broken)
             else:
                 self.pool.release(connection)
         requests.close()
@@ -436,13 +553,14 @@ class AsyncRunner:
         self,
         requests: Generator[Request, Any, R],
         session: Session,
-        pending: asyncio.Future[Any],
         undo: Callable[[R], Coroutine[Any, Any, object]] | None,
+        request: Request,
+        pending: asyncio.Future[Any] | None,
     ) -> None:
         """Let an operation whose caller was cancelled run to its end, and give back what it brought."""
 
         async def finish() -> None:
-            result = await self._loop(requests, session, pending, undo)
+            result = await self._loop(requests, session, undo, request, pending)
             if undo is not None and result:
                 await undo(result)
 
@@ -452,5 +570,6 @@ class AsyncRunner:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self.pool.tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # the caller is gone; the operation has rolled back what it could not finish
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The caller is gone; the operation has rolled back what it could not finish.
+            logger.warning("an operation whose caller was cancelled failed: %s", error)

@@ -77,6 +77,8 @@ class DriverError(Exception):
         self.errno = errno
         self.message = message
         self.index = index
+        self.results: list[Result] = []
+        """What the statements before it have answered."""
 
     @property
     def lost(self) -> bool:
@@ -122,10 +124,14 @@ def _collect(raw: Any, count: int, make: Callable[[Any], Any]) -> list[Result]:
                 break
     except _exceptions.MySQLError as error:
         # An error inside a result set surfaces when the set is read.
-        raise _driver_error(error, len(results)) from error
+        failure = _driver_error(error, len(results))
+        failure.results = results
+        raise failure from error
     if len(results) != count:
         # KILL QUERY between two statements ends a packet early; what follows cannot be told apart, so give it up.
-        raise DriverError(2013, f"the server answered {len(results)} of {count} statements", len(results))
+        failure = DriverError(2013, f"the server answered {len(results)} of {count} statements", len(results))
+        failure.results = results
+        raise failure
     return results
 
 
@@ -154,12 +160,26 @@ class Connection:
     Not safe to share: whoever holds it uses it alone. In the child of a fork it is broken.
     """
 
-    __slots__ = ("__weakref__", "_raw", "broken", "created_at", "last_used", "pid", "server", "thread_id")
+    __slots__ = (
+        "__weakref__",
+        "_fd",
+        "_inode",
+        "_raw",
+        "broken",
+        "created_at",
+        "last_used",
+        "pid",
+        "server",
+        "thread_id",
+    )
 
     def __init__(self, raw: Any, server: ServerInfo) -> None:
         self._raw = raw
         self.server = server
         self.thread_id: int = raw.thread_id()
+        # Taken now: while another thread waits for an answer the driver refuses to tell.
+        self._fd: int = raw.fileno()
+        self._inode = os.fstat(self._fd).st_ino
         self.pid = os.getpid()
         self.created_at = self.last_used = time.monotonic()
         self.broken = False
@@ -170,10 +190,11 @@ class Connection:
         raw, self._raw = self._raw, None
         self.broken = True
         if raw is not None:
-            with contextlib.suppress(OSError, _exceptions.MySQLError):
-                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                os.dup2(null, raw.fileno(), inheritable=False)
-                os.close(null)
+            with contextlib.suppress(OSError):
+                if self._owns_fd():
+                    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                    os.dup2(null, self._fd, inheritable=False)
+                    os.close(null)
             _orphans.append(raw)
 
     def run(self, text: bytes, count: int) -> list[Result]:
@@ -251,15 +272,19 @@ class Connection:
 
     def shutdown_socket(self) -> None:
         """Wake a thread that waits for this connection's answer; used only when closing takes too long."""
-        raw = self._raw
-        if raw is None:
+        if self._raw is None:
             return
         import socket
 
-        with contextlib.suppress(OSError, _exceptions.MySQLError):
-            duplicate = socket.socket(fileno=os.dup(raw.fileno()))
-            with duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            if self._owns_fd():
+                duplicate = socket.socket(fileno=os.dup(self._fd))
+                with duplicate:
+                    duplicate.shutdown(socket.SHUT_RDWR)
+
+    def _owns_fd(self) -> bool:
+        """Is the number still that of our socket? The client library closes it when the connection is lost."""
+        return os.fstat(self._fd).st_ino == self._inode
 
 
 # Connections inherited over a fork, cut off from their sockets. Kept, because one that a thread of the parent was using

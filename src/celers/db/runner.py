@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from celers.db.driver import (
     SLOW_SECS,
-    Connection,
     DriverError,
     Result,
     connect,
@@ -22,15 +21,17 @@ from celers.db.driver import (
     is_driver_connection,
     map_error,
 )
-from celers.db.session import Acquire, Discard, Send, Session, Sleep, drive
+from celers.db.pool import closed_error
+from celers.db.session import RESTARTS, Acquire, Discard, Send, Session, Sleep, drive
 from celers.errors import BrokerError, ConfigurationError, ValidationError
-from celers.operation import QueueUnknown
+from celers.operation import QueueUnknown, Restart, repeatable
 
 if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.core import Core
     from celers.db.pool import Pool
     from celers.operation import Operation, Packet, Steps
+    from celers.transaction import Transaction
 
 __all__ = ["BlockingRunner", "CallerRunner", "TransactionRunner"]
 
@@ -46,6 +47,7 @@ class BlockingRunner:
     def __init__(self, core: Core, pool: Pool) -> None:
         self.core = core
         self.pool = pool
+        self.closed = False
 
     def bind(self, operation: Operation[..., R], component: Component[Any]) -> Callable[..., R]:
         """Make the callable that users see for one operation of one component."""
@@ -53,7 +55,10 @@ class BlockingRunner:
         core = self.core
 
         def call(*args: Any, **kwargs: Any) -> R:
+            args, kwargs = repeatable(args, kwargs)
             connection = kwargs.get("connection")
+            if self.closed:
+                raise closed_error()
             if connection is not None:
                 with CallerRunner(core, self, connection) as runner:
                     return runner.run(steps, type(component)(core, runner), args, kwargs)
@@ -74,7 +79,7 @@ class BlockingRunner:
     def run(self, make: Callable[[], Steps[R]], kind: Any, repeat_unknown: bool, slow: bool = False) -> R:
         """Run one operation to its end."""
         session = Session(slow=slow)
-        requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
+        requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
         pool = self.pool
         answer: Any = None
         failure: BaseException | None = None
@@ -86,7 +91,10 @@ class BlockingRunner:
                     if type(request) is Send:
                         answer = request.connection.run(request.text, request.count)
                     elif type(request) is Acquire:
-                        answer = pool.acquire() if not slow else connect(pool.options, read_timeout=SLOW_SECS)
+                        # Noted at once, so that an interrupt before the next step leaves nothing behind.
+                        answer = session.connection = (
+                            connect(pool.options, read_timeout=SLOW_SECS) if slow else pool.acquire()
+                        )
                     elif type(request) is Discard:
                         request.connection.close() if slow else pool.discard(request.connection)
                     elif type(request) is Sleep:
@@ -101,9 +109,10 @@ class BlockingRunner:
                 if slow:
                     connection.close()
                 elif session.in_transaction or session.in_flight:
-                    pool.discard(connection)
+                    pool.discard(connection, lost=connection.broken)
                 else:
                     pool.release(connection)
+            failure = None  # its traceback holds this frame
             requests.close()
 
 
@@ -120,6 +129,8 @@ class _InsideRunner:
     def __init__(self, core: Core, outer: BlockingRunner) -> None:
         self.core = core
         self.outer = outer
+        self.latest = False
+        """Look with locks: set after a look that did not show the latest rows."""
 
     def _one(self, text: bytes) -> Result:
         raise NotImplementedError
@@ -139,16 +150,34 @@ class _InsideRunner:
         self, steps: Callable[..., Steps[R]], component: Component[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> R:
         """Run one operation under a savepoint."""
-        self._statement(b"SAVEPOINT celers_operation")
-        try:
-            result = self._steps(steps(component, *args, **kwargs))
-        except BaseException:
-            # After a deadlock or a lost connection there is no savepoint; the owner learns the first reason.
-            with suppress(BrokerError):
+        for attempt in range(RESTARTS):
+            self._statement(b"SAVEPOINT celers_operation")
+            try:
+                result = self._steps(steps(component, *args, **kwargs))
+            except Restart:
+                # The owner's snapshot may be older than the rows: look with locks, which read the latest.
+                self.latest = True
                 self._statement(b"ROLLBACK TO SAVEPOINT celers_operation")
-            raise
-        self._statement(b"RELEASE SAVEPOINT celers_operation")
-        return result
+                if attempt == RESTARTS - 1:
+                    raise BrokerError("rows kept changing under the operation: repeat it", retryable=True) from None
+            except BaseException:
+                # The owner learns the first reason.
+                with suppress(BrokerError):
+                    self._undo()
+                raise
+            else:
+                self._statement(b"RELEASE SAVEPOINT celers_operation")
+                return result
+        raise AssertionError  # pragma: no cover
+
+    def _undo(self) -> None:
+        try:
+            self._one(b"ROLLBACK TO SAVEPOINT celers_operation")
+        except DriverError as error:
+            self._gone(error)
+
+    def _gone(self, error: DriverError) -> None:
+        """Note that the savepoint is gone, and with it the transaction."""
 
     def _steps(self, steps: Steps[R]) -> R:
         reply: list[Result] | None = None
@@ -187,12 +216,15 @@ class _InsideRunner:
 class TransactionRunner(_InsideRunner):
     """Runs operations on the connection of one `with_transaction`."""
 
-    def __init__(self, core: Core, outer: BlockingRunner, connection: Connection) -> None:
+    def __init__(self, core: Core, outer: BlockingRunner, transaction: Transaction) -> None:
         super().__init__(core, outer)
-        self.connection = connection
+        self.transaction = transaction
 
     def _one(self, text: bytes) -> Result:
-        return self.connection.run(text, 1)[0]
+        return self.transaction.run_one(text)
+
+    def _gone(self, error: DriverError) -> None:
+        self.transaction.gone(error)
 
 
 class CallerRunner(_InsideRunner):

@@ -33,7 +33,7 @@ from celers.operation import Packet, Restart, Steps
 if TYPE_CHECKING:
     from celers.operation import Kind
 
-__all__ = ["Acquire", "Discard", "Send", "Session", "Sleep", "drive"]
+__all__ = ["Acquire", "Discard", "Ring", "Send", "Session", "Sleep", "drive"]
 
 R = TypeVar("R")
 
@@ -50,6 +50,30 @@ TOLD_ERRNOS = frozenset({1053, 1927, 3169, 4031})
 
 _START = b"START TRANSACTION"
 _COMMIT = b"COMMIT"
+
+
+class Ring:
+    """Wakes an idle consumer of a queue behind a COMMIT.
+
+    Parameters
+    ----------
+    statement : bytes
+    placing : tuple of bytes
+        How statements begin that make tasks claimable, or soon so.
+    """
+
+    __slots__ = ("placing", "statement")
+
+    def __init__(self, statement: bytes, placing: tuple[bytes, ...]) -> None:
+        self.statement = statement
+        self.placing = placing
+
+    def is_due(self, packet: Packet) -> bool:
+        """Does this packet place tasks?"""
+        if packet.quiet:
+            return False
+        placing = self.placing
+        return any(text.startswith(placing) for text in packet.statements)
 
 
 class Acquire:
@@ -97,6 +121,8 @@ class Session:
     in_flight: bool = False
     changed: bool = False
     """Has the open transaction sent anything but reads?"""
+    places: bool = False
+    """Has the open transaction placed tasks, so that idle consumers are to be rung?"""
 
 
 def backoff(attempt: int) -> float:
@@ -105,7 +131,12 @@ def backoff(attempt: int) -> float:
 
 
 def drive(
-    make: Callable[[], Steps[R]], kind: Kind, session: Session, *, repeat_unknown: bool = False
+    make: Callable[[], Steps[R]],
+    kind: Kind,
+    session: Session,
+    *,
+    repeat_unknown: bool = False,
+    ring: Ring | None = None,
 ) -> Generator[Request, Any, R]:
     """Carry out one operation.
 
@@ -118,6 +149,8 @@ def drive(
         Filled in while the operation runs.
     repeat_unknown : bool
         Start anew when the outcome of a commit is unknown and the operation does not handle it.
+    ring : Ring, optional
+        Sent behind the COMMIT of a transaction that places tasks.
     """
     steps = make()
     reply: list[Result] | None = None
@@ -164,7 +197,8 @@ def drive(
             # 2. Send it, framed by START TRANSACTION and COMMIT where they belong.
             while True:
                 opened = session.in_transaction
-                text, count, offset, commit_at = _frame(packet, kind, opened)
+                rings = ring is not None and (session.places or (packet is not None and ring.is_due(packet)))
+                text, count, offset, commit_at = _frame(packet, kind, opened, ring if rings else None)
                 reason: DriverError
                 try:
                     if session.connection is None:
@@ -174,13 +208,16 @@ def drive(
                 except DriverError as error:
                     session.in_flight = False
                     reason = error
+                    # What stands behind the COMMIT may fail: nothing depends on it.
+                    results = error.results if error.index > commit_at >= 0 else None
                 except CelersError as error:
                     # No connection to be had. The operation may hold something that it can still return.
                     failure = error
                     break
-                else:
+                if results is not None:
                     session.in_flight = False
                     session.in_transaction = commit_at < 0 and kind == "transaction"
+                    session.places = rings and session.in_transaction
                     if packet is None:
                         return result
                     if session.in_transaction:
@@ -192,7 +229,7 @@ def drive(
                 # 3. It failed: what is known about its outcome, and what may be repeated?
                 if reason.lost or (reason.errno == QUERY_INTERRUPTED and reason.index == commit_at):
                     broken, session.connection = session.connection, None
-                    session.in_transaction = False
+                    session.in_transaction = session.places = False
                     yield Discard(broken)
                     reconnects += 1
                     if _in_doubt(reason, kind, commit_at):
@@ -270,10 +307,10 @@ def _in_doubt(reason: DriverError, kind: Kind, commit_at: int) -> bool:
     return commit_at >= 0 and not (told and reason.index != commit_at)
 
 
-def _frame(packet: Packet | None, kind: Kind, opened: bool) -> tuple[bytes, int, int, int]:
+def _frame(packet: Packet | None, kind: Kind, opened: bool, ring: Ring | None) -> tuple[bytes, int, int, int]:
     """Text, number of statements, index of the packet's own first statement, index of COMMIT (-1 without)."""
     if packet is None:
-        return _COMMIT, 1, 0, 0
+        return (_COMMIT, 1, 0, 0) if ring is None else (_COMMIT + b";" + ring.statement, 2, 0, 0)
     statements = packet.statements
     count = len(statements)
     if kind != "transaction":
@@ -282,7 +319,12 @@ def _frame(packet: Packet | None, kind: Kind, opened: bool) -> tuple[bytes, int,
     parts = (*statements, _COMMIT) if packet.commit else statements
     if offset:
         parts = (_START, *parts)
-    commit_at = len(parts) - 1 if packet.commit else -1
+    commit_at = -1
+    if packet.commit:
+        commit_at = len(parts) - 1
+        parts = (*parts, *packet.after)
+        if ring is not None:
+            parts = (*parts, ring.statement)
     return b";".join(parts), len(parts), offset, commit_at
 
 
@@ -297,6 +339,7 @@ def _meaning(packet: Packet, reason: DriverError, offset: int) -> CelersError:
 def _rollback(session: Session) -> Generator[Request, Any, None]:
     """End an open transaction without effect; a connection that cannot do that is closed."""
     connection = session.connection
+    session.places = False
     if connection is None or not session.in_transaction:
         session.in_transaction = False
         return

@@ -27,7 +27,7 @@ FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (sort_rank BIGINT PATH '$[1]', seq B
 -- By primary key, joined to the list and never by a row-constructor IN, which deadlocks.
 DELETE celers_scheduled
 FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (due_at DATETIME(6) PATH '$[0]', seq BIGINT UNSIGNED PATH '$[2]')) due
-STRAIGHT_JOIN celers_scheduled ON celers_scheduled.due_at = due.due_at AND celers_scheduled.seq = due.seq
+STRAIGHT_JOIN celers_scheduled FORCE INDEX (PRIMARY) ON celers_scheduled.due_at = due.due_at AND celers_scheduled.seq = due.seq
 
 -- name: pick_many
 -- The first ready rows in key order, locking only those; a paused queue looks under number 0, which has none.
@@ -38,12 +38,12 @@ FROM (SELECT sort_rank, seq FROM celers_ready WHERE queue_id = IF(@celers_paused
 -- name: take_many
 DELETE celers_ready
 FROM JSON_TABLE(@celers_keys, '$[*]' COLUMNS (sort_rank BIGINT PATH '$[0]', seq BIGINT UNSIGNED PATH '$[1]')) picked
-STRAIGHT_JOIN celers_ready ON celers_ready.queue_id = :queue_id
+STRAIGHT_JOIN celers_ready FORCE INDEX (PRIMARY) ON celers_ready.queue_id = :queue_id
   AND celers_ready.sort_rank = picked.sort_rank AND celers_ready.seq = picked.seq
 
 -- name: start_many
 UPDATE JSON_TABLE(@celers_seqs, '$[*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) picked
-STRAIGHT_JOIN celers_tasks t ON t.seq = picked.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = picked.seq
 SET t.state = 'processing', t.started_at = UTC_TIMESTAMP(6), t.consumer_no = :consumer_no, t.worker_no = :worker_no,
     t.deliveries = t.deliveries + 1
 WHERE t.state = 'pending'
@@ -60,7 +60,7 @@ SELECT t.seq, t.id, t.task_name, t.payload, t.payload_encoding, t.priority, t.re
   t.timeout_secs, t.created_at, t.started_at, t.deliveries, t.group_id, t.chord_id, t.parent_task_id, t.metadata,
   t.isolated
 FROM JSON_TABLE(@celers_seqs, '$[*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) picked
-STRAIGHT_JOIN celers_tasks t ON t.seq = picked.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = picked.seq
 WHERE t.consumer_no = :consumer_no AND t.state = 'processing'
 
 -- name: pick_one
@@ -104,7 +104,7 @@ SELECT t.seq, t.id, t.task_name, t.payload, t.payload_encoding, t.priority, t.re
   t.isolated
 FROM celers_consumers c
 STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
-STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
 WHERE c.consumer_no = :consumer_no AND c.queue_id = :queue_id
   AND t.consumer_no = :consumer_no AND t.state = 'processing'
 

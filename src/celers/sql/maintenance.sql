@@ -15,7 +15,7 @@ WHERE consumer_no = :consumer_no AND queue_id = :queue_id FOR UPDATE
 -- The tasks that a consumer really holds.
 SELECT t.seq FROM celers_consumers c
 STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
-STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
 WHERE c.consumer_no = :consumer_no AND c.queue_id = :queue_id
   AND t.consumer_no = :consumer_no AND t.state = 'processing'
 ORDER BY t.seq
@@ -36,18 +36,18 @@ DELETE FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :qu
 SELECT name FROM celers_queues WHERE queue_id = :queue_id
 
 -- name: stuck
--- Tasks in processing for longer than an age, from the leases.
-SELECT DISTINCT t.seq FROM celers_consumers c
+-- Deliveries in processing for longer than an age, from the leases.
+SELECT DISTINCT t.seq, t.consumer_no, t.deliveries FROM celers_consumers c
 STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
-STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
 WHERE c.queue_id = :queue_id AND t.consumer_no = c.consumer_no AND t.state = 'processing'
   AND t.started_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
 LIMIT :count
 
 -- name: held_by_worker
-SELECT DISTINCT t.seq FROM celers_consumers c
+SELECT DISTINCT t.seq, t.consumer_no, t.deliveries FROM celers_consumers c
 STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
-STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
 STRAIGHT_JOIN celers_workers w ON w.worker_no = t.worker_no
 WHERE c.queue_id = :queue_id AND t.consumer_no = c.consumer_no AND t.state = 'processing'
   AND w.worker_id = :worker_id AND w.queue_id = :queue_id
@@ -68,7 +68,7 @@ FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (
 -- name: due_delete
 DELETE celers_scheduled
 FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (due_at DATETIME(6) PATH '$[0]', seq BIGINT UNSIGNED PATH '$[2]')) due
-STRAIGHT_JOIN celers_scheduled ON celers_scheduled.due_at = due.due_at AND celers_scheduled.seq = due.seq
+STRAIGHT_JOIN celers_scheduled FORCE INDEX (PRIMARY) ON celers_scheduled.due_at = due.due_at AND celers_scheduled.seq = due.seq
 
 -- name: due_count
 SELECT @celers_count

@@ -52,13 +52,18 @@ WHERE id IN (:ids) AND unmet_dependencies = 0 AND scheduled_at > @celers_now
 INSERT INTO celers_blocked (queue_id, seq)
 SELECT queue_id, seq FROM celers_tasks WHERE id IN (:ids) AND unmet_dependencies > 0
 
+-- name: read_placed
+-- Where the rows just inserted belong: number, rank, due time, due already, waits for others. Sees its own transaction.
+SELECT seq, -CAST(priority AS SIGNED), scheduled_at, scheduled_at <= @celers_now, unmet_dependencies > 0
+FROM celers_tasks WHERE id IN (:ids) ORDER BY seq
+
 -- name: count_stored
 -- How many of these ids are stored: after an unknown outcome, all of them or none.
 SELECT COUNT(*) FROM celers_tasks WHERE id IN (:ids) AND queue_id = :queue_id
 
 -- name: lock_parents
 -- Tasks that new tasks depend on, locked in key order so that none of them ends in between.
-SELECT id, state FROM celers_tasks WHERE id IN (:ids) AND queue_id = :queue_id ORDER BY seq FOR UPDATE
+SELECT id, state FROM celers_tasks FORCE INDEX (uq_tasks_id) WHERE id IN (:ids) AND queue_id = :queue_id ORDER BY seq FOR UPDATE
 
 -- name: dead_parents
 -- Key idx_dlq_task_id.
@@ -70,4 +75,4 @@ SELECT DISTINCT task_id FROM celers_task_history
 WHERE task_id IN (:ids) AND queue_name = :queue_name AND state = 'completed'
 
 -- name: mark_parents
-UPDATE celers_tasks SET has_dependants = TRUE WHERE id IN (:ids)
+UPDATE celers_tasks FORCE INDEX (uq_tasks_id) SET has_dependants = TRUE WHERE id IN (:ids)

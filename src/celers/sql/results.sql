@@ -8,7 +8,7 @@ FROM JSON_TABLE(:values, '$[*]' COLUMNS (
     seq BIGINT UNSIGNED PATH '$[0]', consumer_no INT UNSIGNED PATH '$[1]', deliveries INT UNSIGNED PATH '$[2]',
     status VARCHAR(20) PATH '$[3]', task_name VARCHAR(255) PATH '$[4]', result MEDIUMTEXT PATH '$[5]',
     error TEXT PATH '$[6]', traceback MEDIUMTEXT PATH '$[7]', runtime_ms BIGINT UNSIGNED PATH '$[8]')) v
-STRAIGHT_JOIN celers_tasks t ON t.seq = v.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = v.seq
 WHERE t.state = 'completed' AND t.consumer_no = v.consumer_no AND t.deliveries = v.deliveries
 ON DUPLICATE KEY UPDATE queue_name = VALUES(queue_name), task_name = VALUES(task_name), status = VALUES(status),
   result = VALUES(result), error = VALUES(error), traceback = VALUES(traceback),

@@ -11,12 +11,13 @@ WHERE seq IN (:seqs) AND queue_id = :queue_id
 -- MySQL refuses a locking clause over JSON_TABLE itself (3569), so the keys stand in a derived table of their own.
 SELECT r.seq FROM (SELECT sort_rank, seq FROM JSON_TABLE(:keys, '$[*]' COLUMNS (
     sort_rank BIGINT PATH '$[0]', seq BIGINT UNSIGNED PATH '$[1]')) list LIMIT 100000) k
-STRAIGHT_JOIN celers_ready r ON r.queue_id = :queue_id AND r.sort_rank = k.sort_rank AND r.seq = k.seq FOR UPDATE
+STRAIGHT_JOIN celers_ready r FORCE INDEX (PRIMARY) ON r.queue_id = :queue_id AND r.sort_rank = k.sort_rank
+  AND r.seq = k.seq FOR UPDATE
 
 -- name: lock_scheduled
 SELECT s.seq FROM (SELECT due_at, seq FROM JSON_TABLE(:keys, '$[*]' COLUMNS (
     due_at DATETIME(6) PATH '$[0]', seq BIGINT UNSIGNED PATH '$[1]')) list LIMIT 100000) k
-STRAIGHT_JOIN celers_scheduled s ON s.due_at = k.due_at AND s.seq = k.seq FOR UPDATE
+STRAIGHT_JOIN celers_scheduled s FORCE INDEX (PRIMARY) ON s.due_at = k.due_at AND s.seq = k.seq FOR UPDATE
 
 -- name: lock_blocked
 SELECT seq FROM celers_blocked WHERE queue_id = :queue_id AND seq IN (:seqs) FOR UPDATE
@@ -30,13 +31,13 @@ FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq IN (:seqs) AND queue_id = :que
 -- name: delete_ready
 DELETE celers_ready
 FROM JSON_TABLE(:keys, '$[*]' COLUMNS (sort_rank BIGINT PATH '$[0]', seq BIGINT UNSIGNED PATH '$[1]')) k
-STRAIGHT_JOIN celers_ready ON celers_ready.queue_id = :queue_id
+STRAIGHT_JOIN celers_ready FORCE INDEX (PRIMARY) ON celers_ready.queue_id = :queue_id
   AND celers_ready.sort_rank = k.sort_rank AND celers_ready.seq = k.seq
 
 -- name: delete_scheduled
 DELETE celers_scheduled
 FROM JSON_TABLE(:keys, '$[*]' COLUMNS (due_at DATETIME(6) PATH '$[0]', seq BIGINT UNSIGNED PATH '$[1]')) k
-STRAIGHT_JOIN celers_scheduled ON celers_scheduled.due_at = k.due_at AND celers_scheduled.seq = k.seq
+STRAIGHT_JOIN celers_scheduled FORCE INDEX (PRIMARY) ON celers_scheduled.due_at = k.due_at AND celers_scheduled.seq = k.seq
 
 -- name: delete_blocked
 DELETE FROM celers_blocked WHERE queue_id = :queue_id AND seq IN (:seqs)
@@ -51,10 +52,11 @@ WHERE seq IN (:seqs)
 SELECT UTC_TIMESTAMP(6) INTO @celers_now
 
 -- name: requeue
--- A locked task goes back to pending; its receipt ends with consumer_no.
+-- A locked task goes back to pending; its receipt ends with consumer_no. A delay is cut at the end of the year 9999.
 UPDATE celers_tasks FORCE INDEX (PRIMARY)
 SET state = 'pending', retry_count = retry_count + :granted,
-    scheduled_at = CAST(@celers_now AS DATETIME(6)) + INTERVAL :delay MICROSECOND,
+    scheduled_at = CAST(@celers_now AS DATETIME(6)) + INTERVAL LEAST(:delay,
+      TIMESTAMPDIFF(MICROSECOND, @celers_now, '9999-12-31 23:59:59.999999')) MICROSECOND,
     started_at = NULL, completed_at = NULL, consumer_no = 0, worker_no = 0, isolated = isolated OR :isolated,
     error_message = IFNULL(:error, error_message)
 WHERE seq IN (:seqs)
@@ -89,7 +91,7 @@ SELECT 1 FROM celers_dead_letter_queue WHERE task_id = :task_id AND queue_name =
 -- name: dependants
 -- Tasks that still wait for these. Key idx_dependencies_parent (parent_task_id, satisfied).
 SELECT d.parent_task_id, t.seq, t.id, d.delay_secs
-FROM celers_task_dependencies d JOIN celers_tasks t ON t.id = d.task_id
+FROM celers_task_dependencies d STRAIGHT_JOIN celers_tasks t FORCE INDEX (uq_tasks_id) ON t.id = d.task_id
 WHERE d.parent_task_id IN (:ids) AND d.satisfied = FALSE AND t.queue_id = :queue_id AND t.state = 'pending'
 
 -- name: satisfy

@@ -53,17 +53,35 @@ FROM celers_scheduled s STRAIGHT_JOIN celers_tasks t ON t.seq = s.seq
 WHERE s.queue_id = :queue_id AND s.due_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
 LIMIT :count
 
+-- name: open_parents
+-- What tasks still wait for. Unique key uq_dependencies_task_parent.
+SELECT DISTINCT parent_task_id FROM celers_task_dependencies WHERE task_id IN (:ids) AND satisfied = FALSE
+
+-- name: count_open_parents
+-- The same as a number by task, without parents that are stored no longer: these can never complete.
+SELECT d.task_id, COUNT(*) FROM celers_task_dependencies d JOIN celers_tasks p ON p.id = d.parent_task_id
+WHERE d.task_id IN (:ids) AND d.satisfied = FALSE GROUP BY d.task_id
+
+-- name: place_blocked
+INSERT INTO celers_blocked (queue_id, seq)
+SELECT queue_id, seq FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq IN (:seqs)
+
+-- name: satisfy_own
+-- Tasks started by hand wait for nothing any more.
+UPDATE celers_task_dependencies SET satisfied = TRUE, satisfied_at = UTC_TIMESTAMP(6)
+WHERE task_id IN (:ids) AND satisfied = FALSE
+
 -- name: administer
 -- A state change by hand: clears what belongs to a run that is over.
 UPDATE celers_tasks FORCE INDEX (PRIMARY)
 SET state = 'pending', scheduled_at = CAST(@celers_now AS DATETIME(6)), started_at = NULL, completed_at = NULL,
-    consumer_no = 0, worker_no = 0
+    consumer_no = 0, worker_no = 0, unmet_dependencies = :unmet
 WHERE seq IN (:seqs)
 
 -- name: administer_processing
 UPDATE celers_tasks FORCE INDEX (PRIMARY)
 SET state = 'processing', started_at = UTC_TIMESTAMP(6), consumer_no = :consumer_no, worker_no = 0,
-    deliveries = deliveries + 1
+    deliveries = deliveries + 1, unmet_dependencies = 0
 WHERE seq IN (:seqs)
 
 -- name: set_lease

@@ -21,6 +21,19 @@ acks = logging.getLogger("celers.worker.acks")
 
 AT_ONCE = 1000
 
+DATA_ERRNOS = frozenset(
+    {
+        1153,  # packet too large
+        1264,  # out of range
+        1301,  # result too large for the packet
+        1366,  # bad text
+        1406,  # too long for the column
+        3140,  # bad JSON (MySQL)
+        3157,  # JSON nested too deeply (MySQL)
+        4025,  # bad JSON (MariaDB)
+    }
+)
+
 
 class Settler:
     """Settles outcomes and gives deliveries back.
@@ -162,5 +175,5 @@ def _lost(delivery: Delivery) -> None:
 
 
 def _is_about_the_data(error: CelersError) -> bool:
-    """Would the same packet fail for ever, because of what it holds?"""
-    return not isinstance(error, BrokerError) or (error.errno is not None and not error.retryable)
+    """Would the same packet fail for ever, because of what it holds, and not because of the server's state?"""
+    return not isinstance(error, BrokerError) or error.errno in DATA_ERRNOS
