@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -20,6 +21,7 @@ __all__ = ["Core", "Slot", "Slots"]
 CLAIM_BYTES = 16 * 1024 * 1024
 FIRST_CLAIM_ROWS = 100
 PACKET_MARGIN = 4096
+METERED_CALLS = 1000
 
 
 class Slot:
@@ -142,6 +144,8 @@ class Core:
         self.slots = Slots()
         self.server: ServerInfo | None = None
         self.worker_numbers: dict[str, int] = {}
+        self.meters: dict[str, deque[float]] = {name: deque(maxlen=METERED_CALLS) for name in ("enqueue", "dequeue")}
+        """Seconds that the last calls took, for `get_performance_metrics`."""
         self._queue_id: int | None = None
         self._next_due: float | None = None
         self._average_bytes: float | None = None

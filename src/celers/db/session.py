@@ -33,7 +33,7 @@ from celers.operation import Packet, Restart, Steps
 if TYPE_CHECKING:
     from celers.operation import Kind
 
-__all__ = ["Acquire", "Discard", "Send", "Session", "Sleep", "drive"]
+__all__ = ["Acquire", "Discard", "Send", "Session", "Sleep", "advance", "drive"]
 
 R = TypeVar("R")
 
@@ -92,11 +92,21 @@ class Session:
 
     slow: bool = False
     """Statements that may take long: a connection outside the pool, with a long read timeout."""
+    single: bool = False
+    """That connection refuses packets of several statements."""
     connection: Any = None
     in_transaction: bool = False
     in_flight: bool = False
     changed: bool = False
     """Has the open transaction sent anything but reads?"""
+
+
+def advance(steps: Generator[Any, Any, None], reply: list[Result]) -> Any:
+    """Send a reply into a stream's generator; return what it yields next, None at its end."""
+    try:
+        return steps.send(reply)
+    except StopIteration:
+        return None
 
 
 def backoff(attempt: int) -> float:
