@@ -16,6 +16,7 @@ from celers.broker import (
     poll_wait,
     refuse_later_features,
 )
+from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
 from celers.components.dlq import DeadLetters
@@ -122,6 +123,11 @@ class AsyncMysqlBroker(FlatNames[Async]):
     def tasks(self) -> Tasks[Async]:
         """Stored tasks."""
         return Tasks(self.core, self._runner)
+
+    @cached_property
+    def analytics(self) -> Analytics[Async]:
+        """Numbers about tasks."""
+        return Analytics(self.core, self._runner)
 
     @cached_property
     def results(self) -> Results[Async]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar, overload
 
 from celers import validate
+from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
 from celers.components.dlq import DeadLetters
@@ -198,6 +199,11 @@ class MysqlBroker(FlatNames[Sync]):
     def tasks(self) -> Tasks[Sync]:
         """Stored tasks."""
         return Tasks(self.core, self._runner)
+
+    @cached_property
+    def analytics(self) -> Analytics[Sync]:
+        """Numbers about tasks."""
+        return Analytics(self.core, self._runner)
 
     @cached_property
     def results(self) -> Results[Sync]:
