@@ -2,4 +2,11 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.fixtures.brokers", "tests.fixtures.packets", "tests.fixtures.server", "tests.fixtures.tables"]
+# In the order in which they import each other.
+pytest_plugins = [
+    "tests.fixtures.brokers",
+    "tests.fixtures.packets",
+    "tests.fixtures.server",
+    "tests.fixtures.tables",
+    "tests.fixtures.crowd",
+]

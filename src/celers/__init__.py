@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from celers.model.config import CircuitBreakerConfig as CircuitBreakerConfig
     from celers.model.config import IdempotencyConfig as IdempotencyConfig
     from celers.model.config import PoolConfig as PoolConfig
+    from celers.model.dlq import DlqStatistics as DlqStatistics
     from celers.model.dlq import DlqTaskInfo as DlqTaskInfo
+    from celers.model.dlq import DlqTaskStats as DlqTaskStats
     from celers.model.enums import CapacityStatus as CapacityStatus
     from celers.model.enums import CircuitBreakerState as CircuitBreakerState
     from celers.model.enums import DbTaskState as DbTaskState
@@ -54,6 +56,11 @@ if TYPE_CHECKING:
     from celers.model.enums import TaskResultStatus as TaskResultStatus
     from celers.model.enums import WorkerStatus as WorkerStatus
     from celers.model.enums import WorkflowState as WorkflowState
+    from celers.model.inspection import RetryStatistics as RetryStatistics
+    from celers.model.inspection import TaskAgeDistribution as TaskAgeDistribution
+    from celers.model.inspection import TaskNameCount as TaskNameCount
+    from celers.model.inspection import TaskProgress as TaskProgress
+    from celers.model.inspection import TaskStateTransition as TaskStateTransition
     from celers.model.migration import MigrationInfo as MigrationInfo
     from celers.model.migration import MigrationVerification as MigrationVerification
     from celers.model.result import BatchResultInput as BatchResultInput
@@ -91,9 +98,10 @@ _PLACES = {
     " QueueFullError SerializationError StaleReceiptError TaskNotFoundError ValidationError WorkerNotFoundError"
     " WorkflowNotFoundError",
     "celers.model.config": "CircuitBreakerConfig IdempotencyConfig PoolConfig",
-    "celers.model.dlq": "DlqTaskInfo",
+    "celers.model.dlq": "DlqStatistics DlqTaskInfo DlqTaskStats",
     "celers.model.enums": "CapacityStatus CircuitBreakerState DbTaskState PoolHealthStatus QueueTrend ReplicaStatus"
     " ScalingAction SlaStatus StageState TaskHook TaskResultStatus WorkerStatus WorkflowState",
+    "celers.model.inspection": "RetryStatistics TaskAgeDistribution TaskNameCount TaskProgress TaskStateTransition",
     "celers.model.migration": "MigrationInfo MigrationVerification",
     "celers.model.result": "BatchResultInput TaskResult",
     "celers.model.stats": "QueueStatistics",

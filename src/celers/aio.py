@@ -18,6 +18,7 @@ from celers.broker import (
     poll_wait,
     refuse_later_features,
 )
+from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
 from celers.components.dlq import DeadLetters
@@ -146,6 +147,11 @@ class AsyncMysqlBroker(FlatNames[Async]):
         return Tasks(self.core, self._runner)
 
     @cached_property
+    def analytics(self) -> Analytics[Async]:
+        """Numbers about tasks."""
+        return Analytics(self.core, self._runner)
+
+    @cached_property
     def results(self) -> Results[Async]:
         """Stored results."""
         return Results(self.core, self._runner)
@@ -191,6 +197,12 @@ class AsyncMysqlBroker(FlatNames[Async]):
     def pool(self) -> ConnectionPool:
         """Return the counters of the connection pool."""
         return self._pool
+
+    async def ring(self, *queues: str) -> None:
+        """Wake an idle consumer of each queue; see `MysqlBroker.ring`."""
+        for name in queues or (self.queue_name,):
+            target = self if name == self.queue_name else self.for_queue(name)
+            await target.queue.ring()
 
     async def dequeue_wait(
         self,

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar, overload
 
 from celers import validate
+from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
 from celers.components.dlq import DeadLetters
@@ -23,7 +24,7 @@ from celers.components.workers import Workers
 from celers.core import Core
 from celers.db.pool import ConnectionPool, Pool
 from celers.db.runner import BlockingRunner
-from celers.db.url import parse_url
+from celers.db.url import ConnectOptions, parse_url
 from celers.errors import CelersError, ConfigurationError, ValidationError
 from celers.flat import FlatNames
 from celers.heartbeat import Heartbeat, Leadership, try_lead
@@ -232,6 +233,11 @@ class MysqlBroker(FlatNames[Sync]):
         return Tasks(self.core, self._runner)
 
     @cached_property
+    def analytics(self) -> Analytics[Sync]:
+        """Numbers about tasks."""
+        return Analytics(self.core, self._runner)
+
+    @cached_property
     def results(self) -> Results[Sync]:
         """Stored results."""
         return Results(self.core, self._runner)
@@ -274,9 +280,24 @@ class MysqlBroker(FlatNames[Sync]):
         server = self.core.server
         return server.version if server is not None else ""
 
+    @property
+    def options(self) -> ConnectOptions:
+        """How to connect to the broker's server."""
+        return self._pool.options
+
     def pool(self) -> ConnectionPool:
         """Return the counters of the connection pool."""
         return self._pool
+
+    def ring(self, *queues: str) -> None:
+        """Wake an idle consumer of each queue, of this broker's own when none is named.
+
+        Behind its own commits the broker does that by itself. Call it after committing on a connection of your own on
+        which tasks were stored.
+        """
+        for name in queues or (self.queue_name,):
+            target = self if name == self.queue_name else self.for_queue(name)
+            target.queue.ring()
 
     def try_lead(self) -> Leadership | None:
         """Become the maintenance leader of the database; None while another process is."""

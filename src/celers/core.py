@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -22,6 +23,7 @@ __all__ = ["Core", "Slot", "Slots"]
 CLAIM_BYTES = 16 * 1024 * 1024
 FIRST_CLAIM_ROWS = 100
 PACKET_MARGIN = 4096
+METERED_CALLS = 1000
 
 
 class Slot:
@@ -165,6 +167,8 @@ class Core:
             self.ring = Ring(ring_statement(self.slot_names), placing)
         self.server: ServerInfo | None = None
         self.worker_numbers: dict[str, int] = {}
+        self.meters: dict[str, deque[float]] = {name: deque(maxlen=METERED_CALLS) for name in ("enqueue", "dequeue")}
+        """Seconds that the last calls took, for `get_performance_metrics`."""
         self._queue_id: int | None = None
         self._next_due: float | None = None
         self._average_bytes: float | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.dlq import DeadLetters
 from celers.components.maintenance import Maintenance
@@ -53,6 +54,22 @@ class FlatNames(Flat[M]):
     cancel_batch = flat(Tasks.cancel_batch)
     expire_pending_tasks = flat(Tasks.expire_pending)
     update_batch_state = flat(Tasks.update_state)
+    get_processing_tasks = flat(Tasks.processing_page)
+    get_tasks_by_worker = flat(Tasks.of_worker)
+    search_tasks_by_date_range = flat(Tasks.created_between)
+    query_tasks_by_metadata = flat(Tasks.find_by_metadata)
+    get_task_state_transitions = flat(Tasks.transitions)
+    update_error_message = flat(Tasks.update_error)
+    set_worker_id = flat(Tasks.set_worker)
+    update_task_metadata = flat(Tasks.update_metadata)
+    update_task_progress = flat(Tasks.update_progress)
+    get_task_progress = flat(Tasks.get_progress)
+
+    # analytics: numbers about tasks
+    count_by_task_name = flat(Analytics.name_counts)
+    count_by_state_quick = flat(Analytics.count_state)
+    get_task_age_distribution = flat(Analytics.age_distribution)
+    get_retry_statistics = flat(Analytics.retry_statistics)
 
     # results: what tasks returned
     store_result = flat(Results.store)

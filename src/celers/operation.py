@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from celers.errors import CelersError
@@ -30,7 +30,23 @@ if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.db.driver import Result
 
-__all__ = ["Async", "Flat", "Operation", "Packet", "QueueUnknown", "Restart", "Steps", "Sync", "flat", "operation", "repeatable"]
+__all__ = [
+    "Async",
+    "Flat",
+    "Operation",
+    "Packet",
+    "QueueUnknown",
+    "Restart",
+    "Steps",
+    "Stream",
+    "Sync",
+    "flat",
+    "flat_stream",
+    "operation",
+    "paired",
+    "repeatable",
+    "streamed",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -129,6 +145,8 @@ class Operation(Generic[P, R]):
         give_back: str | None,
         needs_queue: bool,
         slow: bool,
+        single: bool = False,
+        meter: str | None = None,
     ) -> None:
         self.steps = steps
         self.kind: Kind = kind
@@ -136,6 +154,8 @@ class Operation(Generic[P, R]):
         self.give_back = give_back
         self.needs_queue = needs_queue
         self.slow = slow
+        self.single = single
+        self.meter = meter
         self.name = steps.__name__
         self.owner: type[Component[Any]] | None = None
         functools.update_wrapper(cast(Any, self), steps)
@@ -153,7 +173,7 @@ class Operation(Generic[P, R]):
     def __get__(self, obj: Any, owner: type, /) -> Any:
         if obj is None:
             return self
-        bound = obj.runner.bind(self, obj)
+        bound = self._bind(obj)
         functools.update_wrapper(bound, self.steps)
         signature = inspect.signature(self.steps)
         parameters = list(signature.parameters.values())[1:]
@@ -161,6 +181,42 @@ class Operation(Generic[P, R]):
         # Kept on the instance, so that the descriptor is asked once per component.
         obj.__dict__[self.name] = bound
         return bound
+
+    def _bind(self, obj: Component[Any]) -> Any:
+        return obj.runner.bind(self, obj)
+
+
+class _Paired(Operation[P, R]):
+    """An operation that asks the runner and not the server, so that it has a form of its own for each broker."""
+
+    def __init__(
+        self,
+        blocking: Callable[Concatenate[Any, P], R],
+        coroutine: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+    ) -> None:
+        super().__init__(cast(Any, blocking), "plain", False, None, False, False)
+        self._forms = (blocking, coroutine)
+
+    def _bind(self, obj: Component[Any]) -> Any:
+        blocking, coroutine = self._forms
+        if obj.runner.is_async:
+
+            async def call_async(*args: Any, **kwargs: Any) -> Any:
+                return await coroutine(obj, *args, **kwargs)
+
+            return call_async
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return blocking(obj, *args, **kwargs)
+
+        return call
+
+
+def paired(
+    blocking: Callable[Concatenate[Any, P], R], coroutine: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]
+) -> Operation[P, R]:
+    """Make an operation of two functions, one for each kind of broker; for what the connection pool has to do."""
+    return _Paired(blocking, coroutine)
 
 
 def _returned(steps: Callable[..., Any]) -> Any:
@@ -178,6 +234,8 @@ def operation(
     give_back: str | None = None,
     needs_queue: bool = True,
     slow: bool = False,
+    single: bool = False,
+    meter: str | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], Steps[R]]], Operation[P, R]]:
     """Make a generator method an operation.
 
@@ -195,12 +253,59 @@ def operation(
         The operation uses the queue's number, so the queue has to be known to the database first.
     slow : bool
         Statements that may take minutes, such as DDL: they run on a connection of their own.
+    single : bool
+        A text of the caller becomes part of a statement: it runs on a connection of its own that refuses packets of
+        several statements, so each packet must hold one and the kind must be ``plain``.
+    meter : str, optional
+        Name of the meter in `Core.meters` that gets the duration of each call.
     """
 
     def wrap(steps: Callable[Concatenate[Any, P], Steps[R]]) -> Operation[P, R]:
-        return Operation(steps, kind, repeat_unknown, give_back, needs_queue, slow)
+        return Operation(steps, kind, repeat_unknown, give_back, needs_queue, slow or single, single, meter)
 
     return wrap
+
+
+class Stream(Generic[P, R]):
+    """Descriptor of a component's method that gives its values one by one: an iterator or an asyncio iterator.
+
+    Attributes
+    ----------
+    steps : callable
+        The generator function: it yields packets, and lists of the values that are ready. All packets run on one
+        connection of their own, statement by statement as they are; nothing is repeated.
+    """
+
+    def __init__(self, steps: Callable[Concatenate[Any, P], Generator[Packet | list[R], Any, None]]) -> None:
+        self.steps = steps
+        self.name = steps.__name__
+        self.owner: type[Component[Any]] | None = None
+        functools.update_wrapper(cast(Any, self), steps)
+
+    def __set_name__(self, owner: type[Component[Any]], name: str) -> None:
+        self.owner = owner
+        self.name = name
+
+    @overload
+    def __get__(self, obj: None, owner: type, /) -> Stream[P, R]: ...
+    @overload
+    def __get__(self, obj: Component[Sync], owner: type, /) -> Callable[P, Iterator[R]]: ...
+    @overload
+    def __get__(self, obj: Component[Async], owner: type, /) -> Callable[P, AsyncIterator[R]]: ...
+    def __get__(self, obj: Any, owner: type, /) -> Any:
+        if obj is None:
+            return self
+        bound = obj.runner.bind_stream(self, obj)
+        functools.update_wrapper(bound, self.steps)
+        signature = inspect.signature(self.steps)
+        bound.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+        obj.__dict__[self.name] = bound
+        return bound
+
+
+def streamed(steps: Callable[Concatenate[Any, P], Generator[Packet | list[R], Any, None]]) -> Stream[P, R]:
+    """Make a generator method a stream of values."""
+    return Stream(steps)
 
 
 class Flat(Generic[M]):
@@ -237,3 +342,35 @@ class _FlatName(Generic[P, R]):
 def flat(target: Operation[P, R]) -> _FlatName[P, R]:
     """Offer a component's operation under a flat name of the broker."""
     return _FlatName(target)
+
+
+class _FlatStream(Generic[P, R]):
+    """Forwards a flat name to the stream of a component."""
+
+    def __init__(self, target: Stream[P, R]) -> None:
+        self.target = target
+        self.__doc__ = target.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, obj: None, owner: type, /) -> Stream[P, R]: ...
+    @overload
+    def __get__(self, obj: Flat[Sync], owner: type, /) -> Callable[P, Iterator[R]]: ...
+    @overload
+    def __get__(self, obj: Flat[Async], owner: type, /) -> Callable[P, AsyncIterator[R]]: ...
+    def __get__(self, obj: Any, owner: type, /) -> Any:
+        if obj is None:
+            return self.target
+        component = self.target.owner
+        if component is None:  # pragma: no cover - a mistake in flat.py
+            raise TypeError(f"{self.name} forwards to a stream that belongs to no component")
+        bound = getattr(getattr(obj, component.attribute), self.target.name)
+        obj.__dict__[self.name] = bound
+        return bound
+
+
+def flat_stream(target: Stream[P, R]) -> _FlatStream[P, R]:
+    """Offer a component's stream under a flat name of the broker."""
+    return _FlatStream(target)

@@ -64,16 +64,17 @@ cdef class _Deflater:
         if self.ready:
             deflateEnd(&self.stream)
 
-    cdef Py_ssize_t run(self, const char *data, Py_ssize_t size, char *to, Py_ssize_t room) noexcept nogil:
-        """Compress; -1 when the result needs more than `room`."""
+    cdef Py_ssize_t run(self, const char *data, Py_ssize_t size, char *to) noexcept nogil:
+        """Compress into `size` bytes at `to`; -1 when the result is not smaller than the data."""
         deflateReset(&self.stream)
         self.stream.next_in = <unsigned char *>data
         self.stream.avail_in = <uInt>size
         self.stream.next_out = <unsigned char *>to
-        self.stream.avail_out = <uInt>room
-        if deflate(&self.stream, Z_FINISH) != Z_STREAM_END:
+        # One byte more than a useful result has: zlib tells the end of the stream only while there is room left.
+        self.stream.avail_out = <uInt>size
+        if deflate(&self.stream, Z_FINISH) != Z_STREAM_END or self.stream.avail_out == 0:
             return -1
-        return room - <Py_ssize_t>self.stream.avail_out
+        return size - <Py_ssize_t>self.stream.avail_out
 
 
 @cython.final
@@ -167,9 +168,9 @@ cdef bytes _compress(bytes data, int level, object min_size):
         deflater = _take_deflater(level)
         if size >= RELEASE_GIL:
             with nogil:
-                length = deflater.run(text, size, scratch, size - 1)
+                length = deflater.run(text, size, scratch)
         else:
-            length = deflater.run(text, size, scratch, size - 1)
+            length = deflater.run(text, size, scratch)
         _give_deflater(level, deflater)
         return _raw(data) if length < 0 else _packed(scratch, length)
     finally:
@@ -220,7 +221,7 @@ cdef int _run_group(list items, Py_ssize_t first, Py_ssize_t last, Py_ssize_t to
 cdef void _run_jobs(_Deflater deflater, Job *jobs, Py_ssize_t count, char *scratch) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(count):
-        jobs[i].length = deflater.run(jobs[i].data, jobs[i].size, scratch, jobs[i].size - 1)
+        jobs[i].length = deflater.run(jobs[i].data, jobs[i].size, scratch)
         scratch += jobs[i].size
 
 

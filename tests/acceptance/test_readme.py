@@ -43,6 +43,7 @@ def run(*arguments: str, cwd: Path, **settings) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.spec("TEST-06")
 def test_the_tour(tour, database_url, monkeypatch):
     monkeypatch.setenv("CELERS_URL", database_url)
     commands = [shlex.split(line) for line in COMMAND.findall(README.read_text("utf-8"))]

@@ -62,7 +62,7 @@ class Consumer(Component[M]):
 
     # Claims
 
-    @operation(give_back="_give_back_one")
+    @operation(give_back="_give_back_one", meter="dequeue")
     def dequeue(self) -> Steps[BrokerMessage | None]:
         """Claim the first due task, by priority and then by order of enqueue; None when nothing is due.
 
@@ -71,13 +71,13 @@ class Consumer(Component[M]):
         messages = yield from claim(self, 1, None)
         return messages[0] if messages else None
 
-    @operation(give_back="_give_back_one")
+    @operation(give_back="_give_back_one", meter="dequeue")
     def dequeue_with_worker_id(self, worker_id: str) -> Steps[BrokerMessage | None]:
         """As `dequeue`, and note the worker with the task."""
         messages = yield from claim(self, 1, validate.name(worker_id, "worker_id"))
         return messages[0] if messages else None
 
-    @operation(give_back="give_back")
+    @operation(give_back="give_back", meter="dequeue")
     def dequeue_batch(self, count: int, *, worker_id: str | None = None) -> Steps[list[BrokerMessage]]:
         """Claim up to `count` due tasks in order.
 

@@ -115,6 +115,8 @@ def rescue_consumer(
         sql("maintenance", "fold_consumer", **key),
         sql("maintenance", "delete_consumer", **key),
         commit=True,
+        after=() if other.core.ring is None else (other.core.ring.statement,),
+        quiet=True,
     )
     return len(own)
 

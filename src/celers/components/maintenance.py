@@ -13,6 +13,7 @@ from celers.components.settling import Tally, leave_statements, lock_by_id, lock
 from celers.model.base import Duration
 from celers.model.enums import DbTaskState
 from celers.operation import Packet, Steps, operation
+from celers.wakeup import ring_statement, slot_names
 
 __all__ = ["Maintenance"]
 
@@ -58,10 +59,16 @@ class Maintenance(Component[M]):
                 sql("maintenance", "due_insert"),
                 sql("maintenance", "due_delete"),
                 sql("maintenance", "due_count"),
+                sql("maintenance", "due_queues"),
                 commit=True,
+                quiet=True,
             )
             count = read.integer(results[3].rows[0][0])
             promoted += count
+            if self.core.wake_up:
+                for row in results[4].rows:
+                    names = slot_names(self.core.database, self.core.prefix, read.text(row[0]))
+                    yield Packet(b"DO 0", commit=True, after=(ring_statement(names),))
             if count < PROMOTE_CHUNK:
                 return promoted
 

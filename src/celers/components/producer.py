@@ -57,7 +57,7 @@ class Producer(Component[M]):
 
     attribute = "producer"
 
-    @operation()
+    @operation(meter="enqueue")
     def enqueue(self, task: SerializedTask, *, connection: object | None = None) -> Steps[UUID]:
         """Store one task that may run at once.
 
@@ -91,7 +91,7 @@ class Producer(Component[M]):
         """
         return (yield from self._insert([task], _NOW, False))[0]
 
-    @operation()
+    @operation(meter="enqueue")
     def enqueue_at(self, task: SerializedTask, timestamp: Instant, *, connection: object | None = None) -> Steps[UUID]:
         """Store a task that is due at an instant; one in the past is due at once.
 
@@ -105,7 +105,7 @@ class Producer(Component[M]):
         self.core.due_unknown()
         return ids[0]
 
-    @operation()
+    @operation(meter="enqueue")
     def enqueue_after(
         self, task: SerializedTask, delay_secs: Duration, *, connection: object | None = None
     ) -> Steps[UUID]:
@@ -121,7 +121,7 @@ class Producer(Component[M]):
         self.core.scheduled_here(delay)
         return ids[0]
 
-    @operation()
+    @operation(meter="enqueue")
     def enqueue_batch(self, tasks: Sequence[SerializedTask], *, connection: object | None = None) -> Steps[list[UUID]]:
         """Store many tasks, all or none, in the order given among equal priorities.
 

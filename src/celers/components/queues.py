@@ -9,7 +9,7 @@ from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
 from celers.components.producer import Producer
-from celers.errors import QueueFullError
+from celers.errors import BrokerError, QueueFullError
 from celers.model.stats import QueueStatistics
 from celers.model.task import SerializedTask
 from celers.operation import Packet, Steps, operation
@@ -17,6 +17,9 @@ from celers.operation import Packet, Steps, operation
 __all__ = ["Queues"]
 
 logger = logging.getLogger("celers.queues")
+
+NOBODY_ERRNOS = frozenset({1094, 1095})
+"""No such thread, or one of another account: nobody can be woken."""
 
 
 class Queues(Component[M]):
@@ -100,6 +103,24 @@ class Queues(Component[M]):
             dlq=dlq,
             total=pending + processing + completed + failed + cancelled,
         )
+
+    @operation("plain", repeat_unknown=True)
+    def ring(self) -> Steps[bool]:
+        """Wake one idle consumer of the queue; return whether there was one to wake.
+
+        The broker does this by itself behind its own commits. It is for tasks that were stored on a connection of the
+        caller: ring after the commit, and they are picked up at once.
+        """
+        ring = self.core.ring
+        if ring is None:
+            return False
+        try:
+            yield Packet(ring.statement)
+        except BrokerError as error:
+            if error.errno in NOBODY_ERRNOS:
+                return False
+            raise
+        return True
 
     @operation("read", needs_queue=False)
     def names(self) -> Steps[list[str]]:

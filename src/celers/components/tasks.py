@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-from uuid import UUID
 
 from celers import rows as read
 from celers import validate
+from celers.components import inspection, metadata
+from celers.components.administration import cancel, change_state
 from celers.components.base import Component, M
-from celers.components.settling import (
-    Locked,
-    Tally,
-    certain,
-    chunks,
-    end_dependants,
-    finish_statements,
-    leave_statements,
-    lock_by_id,
-)
-from celers.errors import ValidationError
-from celers.model.base import Duration, TaskIdLike
+from celers.components.inspection import task_info, task_infos, task_state
+from celers.model.base import JSON, Duration, Instant, TaskIdLike
 from celers.model.enums import DbTaskState
+from celers.model.inspection import TaskProgress, TaskStateTransition
 from celers.model.task import ScheduledTaskInfo, TaskInfo
 from celers.operation import Packet, Steps, operation
-from celers.states import sources
 
 __all__ = ["Tasks"]
 
@@ -49,7 +39,7 @@ class Tasks(Component[M]):
         )
         if not found.rows:
             return None
-        return _info(found.rows[0], core.queue_name, [read.uuid(row[0]) for row in parents.rows])
+        return task_info(found.rows[0], core.queue_name, [read.uuid(row[0]) for row in parents.rows])
 
     @operation("read")
     def page(self, state: DbTaskState | None, limit: int, offset: int) -> Steps[list[TaskInfo]]:
@@ -69,7 +59,7 @@ class Tasks(Component[M]):
         Walks the primary key from its high end, so the first pages are cheap however many tasks are stored.
         """
         count, skip = validate.limit(limit), validate.offset(offset)
-        wanted = None if state is None else _state(state, "state")
+        wanted = None if state is None else task_state(state, "state")
         core = self.core
         if not count:
             return []
@@ -79,8 +69,7 @@ class Tasks(Component[M]):
             text = core.sql(
                 "tasks", "page_of_state", queue_id=core.queue_id, state=wanted.value, count=count, skip=skip
             )
-        results = yield Packet(text)
-        return [_info(row, core.queue_name) for row in results[0].rows]
+        return (yield from task_infos(self, text))
 
     @operation("read")
     def scheduled_page(self, limit: int, offset: int) -> Steps[list[ScheduledTaskInfo]]:
@@ -118,13 +107,13 @@ class Tasks(Component[M]):
             Whether the task was cancelled; False for an unknown id and for a task that has ended. A worker that
             holds the task learns it when it acknowledges or rejects.
         """
-        return bool((yield from self._cancel([validate.task_id(task_id)], None)))
+        return bool((yield from cancel(self, [validate.task_id(task_id)], None)))
 
     @operation(repeat_unknown=True)
     def cancel_batch(self, task_ids: Iterable[TaskIdLike]) -> Steps[int]:
         """Cancel many tasks, in one transaction; return how many of them changed."""
         ids = validate.task_ids(task_ids)
-        return (yield from self._cancel(ids, None)) if ids else 0
+        return (yield from cancel(self, ids, None)) if ids else 0
 
     @operation()
     def expire_pending(self, ttl: Duration) -> Steps[int]:
@@ -140,7 +129,7 @@ class Tasks(Component[M]):
             waits = {read.uuid(row[0]): read.integer(row[1]) for row in results[0].rows}
             if not waits:
                 return expired
-            expired += yield from self._cancel(list(waits), waits)
+            expired += yield from cancel(self, list(waits), waits)
 
     @operation()
     def update_state(self, task_ids: Iterable[TaskIdLike], new_state: DbTaskState) -> Steps[int]:
@@ -152,172 +141,156 @@ class Tasks(Component[M]):
         A task that comes back to PENDING waits for those of its dependencies that are stored and not completed. One
         that is set to PROCESSING waits for none any more.
         """
-        target = _state(new_state, "new_state")
+        target = task_state(new_state, "new_state")
         ids = validate.task_ids(task_ids)
-        if not ids:
-            return 0
-        if target is DbTaskState.PENDING:
-            yield from self._lock_open_parents(ids)
-        allowed = sources(target, administrative=True)
-        locked = [task for task in (yield from lock_by_id(self, ids)) if task.state in allowed]
-        if not locked:
-            return 0
-        tally = Tally()
-        number = 0
-        for task in locked:
-            _leave_state(task.state, tally)
-        if target is DbTaskState.PENDING:
-            statements = yield from self._to_pending(locked)
-        elif target is DbTaskState.PROCESSING:
-            number, statements = yield from self._to_processing(locked)
-        else:
-            statements = finish_statements(self, locked, target)
-            if target is DbTaskState.COMPLETED:
-                tally.completed += len(locked)
-                yield from end_dependants(self, locked, [], tally)
-            else:
-                word = "failed" if target is DbTaskState.FAILED else "was cancelled"
-                if target is DbTaskState.FAILED:
-                    tally.failed += len(locked)
-                else:
-                    tally.cancelled += len(locked)
-                yield from end_dependants(self, [], [(task, word) for task in locked], tally)
-        yield Packet(*statements, *tally.statements(self), commit=True)
-        if target is not DbTaskState.PROCESSING:
-            self._forget(locked)
-        elif not self.inside:
-            slot = self.core.slots.add(number)
-            slot.held.update((task.seq, (task.id, task.deliveries + 1)) for task in locked)
-            self.core.slots.put(slot)
-        return len(locked)
+        return (yield from change_state(self, ids, target)) if ids else 0
 
-    # How it is done
+    # Further looks
 
-    def _cancel(self, ids: list[UUID], waits: dict[UUID, int] | None) -> Steps[int]:
-        open_states: tuple[DbTaskState, ...] = (DbTaskState.PENDING, DbTaskState.PROCESSING)
-        if waits is not None:
-            open_states = (DbTaskState.PENDING,)
-        locked = [task for task in (yield from lock_by_id(self, ids)) if task.state in open_states]
-        if not locked:
-            return 0
-        tally = Tally(cancelled=len(locked))
-        yield from end_dependants(self, [], [(task, "was cancelled") for task in locked], tally)
-        by_error: dict[str | None, list[Locked]] = {}
-        for task in locked:
-            error = None if waits is None else f"expired after waiting {waits[task.id]} s"
-            by_error.setdefault(error, []).append(task)
-        statements: list[bytes] = []
-        for error, tasks in by_error.items():
-            statements += finish_statements(self, tasks, DbTaskState.CANCELLED, error)
-        statements += tally.statements(self)
-        yield from certain(
-            self, _last(statements), locked[0], lambda now: now is None or now.state is DbTaskState.CANCELLED
-        )
-        self._forget(locked)
-        return len(locked)
+    @operation("read")
+    def processing_page(self, limit: int, offset: int) -> Steps[list[TaskInfo]]:
+        """Return tasks in work, the one that was started first on top: what is stuck shows itself.
 
-    def _lock_open_parents(self, ids: list[UUID]) -> Steps[None]:
-        """Lock what the tasks still wait for, before them: it completes either before the look or after the change."""
-        core = self.core
-        found: set[UUID] = set()
-        for chunk in chunks(ids):
-            results = yield Packet(core.sql("tasks", "open_parents", ids=list(chunk)))
-            found.update(read.uuid(row[0]) for row in results[0].rows)
-        for chunk in chunks(sorted(found)):
-            yield Packet(core.sql("producer", "lock_parents", ids=list(chunk), queue_id=core.queue_id))
+        Read from the leases: costs what is in work, however many tasks are stored.
+        """
+        return (yield from inspection.processing(self, limit, offset))
 
-    def _to_pending(self, locked: list[Locked]) -> Steps[list[bytes]]:
-        """A task comes back to wait for those of its dependencies that are stored and not completed."""
-        core = self.core
-        waits: dict[UUID, int] = {}
-        for chunk in chunks([task.id for task in locked if task.unmet_dependencies]):
-            results = yield Packet(core.sql("tasks", "count_open_parents", ids=list(chunk)))
-            waits.update((read.uuid(row[0]), read.integer(row[1])) for row in results[0].rows)
-        by_count: dict[int, list[int]] = {}
-        for task in locked:
-            by_count.setdefault(waits.get(task.id, 0), []).append(task.seq)
-        statements = [core.sql("settle", "take_time")]
-        for count, seqs in by_count.items():
-            for part in chunks(seqs):
-                statements.append(core.sql("tasks", "administer", seqs=list(part), unmet=count))
-                if count:
-                    statements.append(core.sql("tasks", "place_blocked", seqs=list(part)))
-                else:
-                    statements.append(core.sql("settle", "place_ready", seqs=list(part)))
-        return statements
+    @operation("read")
+    def of_worker(self, worker_id: str) -> Steps[list[TaskInfo]]:
+        """Return all tasks that a worker held last, in any state, the last started first.
 
-    def _to_processing(self, locked: list[Locked]) -> Steps[tuple[int, list[bytes]]]:
-        """Put tasks into the lease of a consumer of this process, so that they are recovered like claimed ones."""
-        core = self.core
-        opened = yield Packet(
-            core.sql("consumer", "open", queue_id=core.queue_id, worker_no=0, lease_secs=max(1, core.lease_secs))
-        )
-        number = opened[0].insert_id
-        held = ",".join(str(task.seq) for task in locked)
-        return number, [
-            *leave_statements(self, locked),
-            core.sql("tasks", "satisfy_own", ids=[task.id for task in locked]),
-            core.sql("tasks", "administer_processing", consumer_no=number, seqs=[task.seq for task in locked]),
-            core.sql("tasks", "set_lease", held=held, consumer_no=number, queue_id=core.queue_id),
-        ]
+        Reads the tasks of the queue, about a second per million of them; with the reporting indexes only those of
+        the worker.
+        """
+        return (yield from inspection.of_worker(self, worker_id))
 
-    def _forget(self, tasks: list[Locked]) -> None:
-        if not self.inside:
-            for task in tasks:
-                self.core.slots.settled(task.consumer_no, [task.seq])
+    @operation("read")
+    def created_between(
+        self,
+        from_time: Instant,
+        to_time: Instant,
+        state: DbTaskState | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> Steps[list[TaskInfo]]:
+        """Return tasks that were enqueued in a span of time, newest first.
 
+        Parameters
+        ----------
+        from_time, to_time : aware datetime, int or float
+            Both included; the first not later than the second.
+        state : DbTaskState or None
+            Only tasks in this state; None for all.
+        limit : int
+            0 to 10000.
+        offset : int
+            Not negative.
 
-def _last(statements: list[bytes]) -> Steps[None]:
-    yield Packet(*statements, commit=True)
+        Notes
+        -----
+        Walks the primary key from its high end until the page is full, over everything that is newer: about a second
+        per million tasks. With the reporting indexes only the span is read.
+        """
+        return (yield from inspection.created_between(self, from_time, to_time, state, limit, offset))
 
+    @operation("read")
+    def find_by_metadata(
+        self, json_path: str, value: str | float | bool | None, limit: int = 100, offset: int = 0
+    ) -> Steps[list[TaskInfo]]:
+        """Return tasks with a value in their metadata, newest first.
 
-def _leave_state(state: DbTaskState, tally: Tally) -> None:
-    """Subtract a task that leaves a terminal state from the counters."""
-    if state is DbTaskState.COMPLETED:
-        tally.completed -= 1
-    elif state is DbTaskState.FAILED:
-        tally.failed -= 1
-    elif state is DbTaskState.CANCELLED:
-        tally.cancelled -= 1
+        Parameters
+        ----------
+        json_path : str
+            ``$`` and steps ``.name``, ``."any text"``, ``[number]``; nothing else of JSON path languages.
+        value : str, int, float, bool or None
+            Text equals the scalar's own text, so "12345" finds the number, too; numbers are compared as numbers;
+            True and False find JSON's true and false, None a null that is there.
+        limit : int
+            0 to 10000.
+        offset : int
+            Not negative.
 
+        Notes
+        -----
+        Walks the primary key from its high end and looks into every metadata object until the page is full: several
+        seconds per million tasks when few match. No index helps.
+        """
+        return (yield from metadata.find(self, json_path, value, limit, offset))
 
-def _state(value: object, name: str) -> DbTaskState:
-    if not isinstance(value, DbTaskState):
-        raise ValidationError(f"{name}={value!r} must be a DbTaskState", parameter=name)
-    return value
+    @operation("read")
+    def transitions(self, task_id: TaskIdLike) -> Steps[list[TaskStateTransition]]:
+        """Return the state changes of a task in the order of time; empty for an unknown id.
 
+        Recorded ones where history is kept, also of tasks that are archived or dead letters. Otherwise those that the
+        task's times tell: created, started, finished. Three indexed reads in one round trip.
+        """
+        return (yield from inspection.transitions(self, validate.task_id(task_id)))
 
-def _info(row: tuple[bytes | None, ...], queue_name: str, parents: list[UUID] | None = None) -> TaskInfo:
-    metadata: dict[str, Any] = {} if row[12] is None else dict(validate.json_value(row[12], "metadata"))
-    created_at = read.instant(row[6])
-    metadata["queue"] = queue_name
-    metadata["enqueued_at"] = created_at.isoformat()
-    for key, value in (
-        ("group_id", read.text_or_none(row[13])),
-        ("chord_id", None if row[14] is None else str(read.uuid(row[14]))),
-        ("parent_task_id", None if row[15] is None else str(read.uuid(row[15]))),
-        ("dedup_key", read.text_or_none(row[16])),
-    ):
-        if value is not None:
-            metadata[key] = value
-    if parents:
-        metadata["dependencies"] = sorted(str(parent) for parent in parents)
-    return TaskInfo(
-        id=read.uuid(row[0]),
-        task_name=read.text(row[1]),
-        state=DbTaskState(read.text(row[2])),
-        priority=read.integer(row[3]),
-        retry_count=read.integer(row[4]),
-        max_retries=read.integer(row[5]),
-        created_at=created_at,
-        scheduled_at=read.instant(row[7]),
-        started_at=read.instant_or_none(row[8]),
-        completed_at=read.instant_or_none(row[9]),
-        worker_id=read.text_or_none(row[10]),
-        error_message=read.text_or_none(row[11]),
-        queue_name=queue_name,
-        metadata=metadata,
-        group_id=read.text_or_none(row[13]),
-        parent_task_id=None if row[15] is None else read.uuid(row[15]),
-        unmet_dependencies=read.integer(row[17]),
-    )
+    # Further changes
+
+    @operation(repeat_unknown=True)
+    def update_error(self, task_id: TaskIdLike, error_message: str | None) -> Steps[bool]:
+        """Replace the error text of a task in any state; return whether the task is there. Two or three round trips."""
+        return (yield from metadata.set_error(self, validate.task_id(task_id), error_message))
+
+    @operation(repeat_unknown=True)
+    def set_worker(self, task_id: TaskIdLike, worker_id: str) -> Steps[bool]:
+        """Note a worker with a task in work; False when it is not in work. One round trip once the worker is known."""
+        return (yield from metadata.set_worker(self, validate.task_id(task_id), worker_id))
+
+    @operation(repeat_unknown=True)
+    def update_metadata(self, task_id: TaskIdLike, json_path: str, value: JSON) -> Steps[bool]:
+        """Set a value in the metadata of a task, with its type; return whether the task is there.
+
+        Parameters
+        ----------
+        json_path : str
+            As for `find_by_metadata`. Missing parents are made. An index may be one past the end of its array.
+            ``$`` replaces all keys of the user by those of an object.
+        value : JSON value
+
+        Raises
+        ------
+        ValidationError
+            The path is malformed, begins with a reserved key, leads below a scalar, or goes more than one past the
+            end of an array; nothing changes.
+        SerializationError
+            JSON, or the server's JSON column, cannot hold the value.
+
+        Notes
+        -----
+        Three or four round trips in one transaction, which locks the task; a claim passes it over meanwhile.
+        """
+        return (yield from metadata.change(self, validate.task_id(task_id), json_path, value))
+
+    @operation(repeat_unknown=True)
+    def update_progress(
+        self,
+        task_id: TaskIdLike,
+        progress_percent: float,
+        current_step: str | None = None,
+        *,
+        total_steps: int | None = None,
+    ) -> Steps[bool]:
+        """Store how far a task in work is; False when it is not in work. One round trip.
+
+        Parameters
+        ----------
+        progress_percent : float
+            0 to 100, both included.
+        current_step : str or None
+            What it is doing.
+        total_steps : int or None
+            Above 0.
+        """
+        key = validate.task_id(task_id)
+        return (yield from metadata.set_progress(self, key, progress_percent, current_step, total_steps))
+
+    @operation("read")
+    def get_progress(self, task_id: TaskIdLike) -> Steps[TaskProgress | None]:
+        """Return the progress that a task stored last; None without any. It is kept until the task runs again.
+
+        One indexed read.
+        """
+        return (yield from metadata.progress_of(self, validate.task_id(task_id)))

@@ -17,13 +17,13 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celers import forks
-from celers.db.driver import SLOW_SECS, Connection, DriverError, Result, ServerInfo, connect
+from celers.db.driver import SLOW_SECS, Connection, DriverError, Result, ServerInfo, connect, map_error
 from celers.db.pool import Counters, closed_error
-from celers.db.session import Acquire, Discard, Request, Send, Session, Sleep, drive
+from celers.db.session import Acquire, Discard, Request, Send, Session, Sleep, advance, drive
 from celers.errors import BrokerError, ValidationError
 from celers.operation import QueueUnknown, repeatable
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from celers.core import Core
     from celers.db.url import ConnectOptions
     from celers.model.config import PoolConfig
-    from celers.operation import Operation, Steps
+    from celers.operation import Operation, Steps, Stream
 
 __all__ = ["AsyncPool", "AsyncRunner"]
 
@@ -74,10 +74,13 @@ def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | No
 class _Line:
     """The thread's side of a connection: what the thread needs, and nothing that keeps its user alive."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: ConnectOptions, read_timeout: float | None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: ConnectOptions, read_timeout: float | None, single: bool
+    ) -> None:
         self.loop = loop
         self.options = options
         self.read_timeout = read_timeout
+        self.single = single
         self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.connection: Connection | None = None
         self.done: asyncio.Future[None] = loop.create_future()
@@ -85,7 +88,7 @@ class _Line:
         self.created_at = self.last_used = time.monotonic()
 
     def open(self) -> None:
-        connection = connect(self.options, read_timeout=self.read_timeout)
+        connection = connect(self.options, read_timeout=self.read_timeout, single=self.single)
         self.connection = connection
         self.created_at = self.last_used = connection.created_at
 
@@ -134,10 +137,14 @@ class ThreadConnection:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, options: ConnectOptions, read_timeout: float | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: ConnectOptions,
+        read_timeout: float | None = None,
+        single: bool = False,
     ) -> None:
         self._loop = loop
-        self._line = _Line(loop, options, read_timeout)
+        self._line = _Line(loop, options, read_timeout, single)
         self._thread = threading.Thread(target=self._line.serve, name="celers-connection", daemon=True)
         self._thread.start()
 
@@ -252,10 +259,11 @@ class AsyncPool(Counters):
             raise BrokerError("an AsyncMysqlBroker belongs to the event loop that used it first: make one per loop")
         return loop
 
-    async def acquire(self) -> ThreadConnection:
+    async def acquire(self, most_secs: float | None = None) -> ThreadConnection:
         """Take a connection; see `Pool.acquire`."""
         loop = self._check()
-        connection = await self._take(loop)
+        started = time.monotonic()
+        connection = await self._take(loop, most_secs)
         try:
             while connection is not None:
                 now = time.monotonic()
@@ -276,9 +284,10 @@ class AsyncPool(Counters):
             self._yield_place()
             raise
         self._used.add(connection)
+        self._recent.append(time.monotonic() - started)
         return connection
 
-    async def _take(self, loop: asyncio.AbstractEventLoop) -> ThreadConnection | None:
+    async def _take(self, loop: asyncio.AbstractEventLoop, most_secs: float | None) -> ThreadConnection | None:
         """Take a free connection, or None and the right to open one."""
         if not self._waiters:
             if self._idle:
@@ -289,8 +298,9 @@ class AsyncPool(Counters):
         waiter: asyncio.Future[ThreadConnection | None] = loop.create_future()
         self._waiters.append(waiter)
         started = time.monotonic()
+        secs = self._acquire_secs(most_secs)
         try:
-            await asyncio.wait({waiter}, timeout=float(self.config.acquire_timeout_secs))
+            await asyncio.wait({waiter}, timeout=secs)
         except BaseException:
             if not waiter.done():
                 self._waiters.remove(waiter)
@@ -305,11 +315,13 @@ class AsyncPool(Counters):
         self._waited(time.monotonic() - started)
         if not waiter.done():
             self._waiters.remove(waiter)
-            raise self._timeout()
+            raise self._timeout(secs)
         return waiter.result()
 
-    async def _open(self, loop: asyncio.AbstractEventLoop, read_timeout: float | None = None) -> ThreadConnection:
-        connection = ThreadConnection(loop, self.options, read_timeout)
+    async def _open(
+        self, loop: asyncio.AbstractEventLoop, read_timeout: float | None = None, single: bool = False
+    ) -> ThreadConnection:
+        connection = ThreadConnection(loop, self.options, read_timeout, single)
         try:
             await asyncio.shield(connection.open().future)
         except BaseException as error:
@@ -374,9 +386,9 @@ class AsyncPool(Counters):
         self._retire(connection)
         self._yield_place()
 
-    async def open_slow(self) -> ThreadConnection:
+    async def open_slow(self, *, single: bool = False) -> ThreadConnection:
         """Open a connection outside the pool for statements that may take long."""
-        connection = await self._open(self._check(), SLOW_SECS)
+        connection = await self._open(self._check(), SLOW_SECS, single)
         self._slow.add(connection)
         return connection
 
@@ -439,7 +451,7 @@ class AsyncRunner:
     def bind(self, operation: Operation[..., R], component: Component[Any]) -> Callable[..., Coroutine[Any, Any, R]]:
         """Make the coroutine function that users see for one operation of one component."""
         steps, kind, repeat = operation.steps, operation.kind, operation.repeat_unknown
-        undo = operation.give_back
+        undo, slow, single = operation.give_back, operation.slow, operation.single
 
         async def call(*args: Any, **kwargs: Any) -> R:
             if self.closed:
@@ -453,12 +465,52 @@ class AsyncRunner:
             return_ = getattr(component, undo) if undo is not None else None
             make = lambda: steps(component, *args, **kwargs)  # noqa: E731 - typed by its use
             try:
-                return await self.run(make, kind, repeat, return_, slow=operation.slow)
+                return await self.run(make, kind, repeat, return_, slow=slow, single=single)
             except QueueUnknown:
                 await self.intern_queue()
-            return await self.run(make, kind, repeat, return_, slow=operation.slow)
+            return await self.run(make, kind, repeat, return_, slow=slow, single=single)
 
-        return call
+        if operation.meter is None:
+            return call
+        times = self.core.meters[operation.meter]
+
+        async def metered(*args: Any, **kwargs: Any) -> R:
+            started = time.perf_counter()
+            result = await call(*args, **kwargs)
+            times.append(time.perf_counter() - started)
+            return result
+
+        return metered
+
+    def bind_stream(self, stream: Stream[..., R], component: Component[Any]) -> Callable[..., AsyncIterator[R]]:
+        """Make the asyncio generator function that users see for one stream of one component."""
+
+        async def values(*args: Any, **kwargs: Any) -> AsyncIterator[R]:
+            steps = stream.steps(component, *args, **kwargs)
+            request = next(steps, None)  # bad parameters are refused before anything is opened
+            connection: ThreadConnection | None = None
+            try:
+                while request is not None:
+                    if isinstance(request, list):
+                        for value in request:
+                            yield value
+                        request = next(steps, None)
+                        continue
+                    if self.closed:
+                        raise closed_error()
+                    if connection is None:
+                        connection = await self.pool.open_slow()
+                    job = connection.send(b";".join(request.statements), len(request.statements))
+                    reply = await asyncio.shield(job.future)
+                    request = advance(steps, reply)
+            except DriverError as error:
+                raise map_error(error) from error
+            finally:
+                steps.close()
+                if connection is not None:
+                    self.pool.discard(connection, lost=False)
+
+        return values
 
     async def intern_queue(self) -> None:
         """Find or make the queue's number, in a transaction of its own."""
@@ -474,10 +526,16 @@ class AsyncRunner:
         undo: Callable[[R], Coroutine[Any, Any, object]] | None = None,
         *,
         slow: bool = False,
+        single: bool = False,
     ) -> R:
         """Run one operation to its end, which may come after this caller was cancelled."""
+<<<<<<< HEAD
         session = Session(slow=slow)
         requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
+=======
+        session = Session(slow=slow, single=single)
+        requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
+>>>>>>> main
         return await self._loop(requests, session, undo)
 
     async def _loop(
@@ -513,7 +571,9 @@ class AsyncRunner:
                             pending = job.future
                         answer = await asyncio.shield(pending)
                     elif type(request) is Acquire:
-                        answer = await (self.pool.open_slow() if session.slow else self.pool.acquire())
+                        answer = await (
+                            self.pool.open_slow(single=session.single) if session.slow else self.pool.acquire()
+                        )
                         session.connection = answer
                     elif type(request) is Discard:
                         self.pool.discard(request.connection)

@@ -373,7 +373,7 @@ def _ssl_options(options: ConnectOptions) -> dict[str, Any]:
     return arguments
 
 
-def connect(options: ConnectOptions, *, read_timeout: float | None = None) -> Connection:
+def connect(options: ConnectOptions, *, read_timeout: float | None = None, single: bool = False) -> Connection:
     """Open a connection with the session settings that the storage protocol needs.
 
     Parameters
@@ -382,6 +382,8 @@ def connect(options: ConnectOptions, *, read_timeout: float | None = None) -> Co
         Where and as whom. An embedded server is started when it does not run.
     read_timeout : float, optional
         Seconds to wait for an answer before the connection counts as lost; overrides the options' value.
+    single : bool
+        Refuse packets of several statements, because text of a caller becomes part of one.
 
     Raises
     ------
@@ -421,7 +423,10 @@ def connect(options: ConnectOptions, *, read_timeout: float | None = None) -> Co
             f"cannot connect to {options.safe_url()}: [{failure.errno}] {failure.message}", errno=failure.errno
         ) from error
     try:
-        return _greet(raw, options)
+        connection = _greet(raw, options)
+        if single:
+            connection.multi_statements(False)
+        return connection
     except BaseException as error:
         with contextlib.suppress(_exceptions.MySQLError):
             raw.close()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionPool", "Counters", "Pool"]
 
 PING_AFTER_IDLE_SECS = 60.0
+RECENT_ACQUISITIONS = 1000
 
 
 class ConnectionPool(Protocol):
@@ -66,6 +67,7 @@ class Counters:
         self._idle: deque[Connection] = deque()
         self._waits = 0
         self._waited_secs = 0.0
+        self._recent: deque[float] = deque(maxlen=RECENT_ACQUISITIONS)
         self._failures = 0
         self._closed = False
         # When a connection was lost last: older idle ones may have gone the same way.
@@ -107,6 +109,12 @@ class Counters:
         return self._waited_secs * 1000.0 / self._waits if self._waits else 0.0
 
     @property
+    def recent_wait_ms(self) -> float | None:
+        """Mean time in milliseconds that the last 1000 callers waited for their connection; None before the first."""
+        recent = tuple(self._recent)
+        return sum(recent) * 1000.0 / len(recent) if recent else None
+
+    @property
     def failures(self) -> int:
         """Connections that could not be opened or were lost."""
         return self._failures
@@ -135,9 +143,14 @@ class Counters:
         """Should this connection be asked whether it still lives before it is used?"""
         return last_used <= self._lost_at or now - last_used > PING_AFTER_IDLE_SECS
 
-    def _timeout(self) -> PoolTimeoutError:
+    def _acquire_secs(self, most: float | None) -> float:
+        """How long a caller may wait, who perhaps said less than the configuration."""
+        configured = float(self.config.acquire_timeout_secs)
+        return configured if most is None else min(configured, most)
+
+    def _timeout(self, secs: float) -> PoolTimeoutError:
         return PoolTimeoutError(
-            f"no connection became free within {self.config.acquire_timeout_secs} s: all"
+            f"no connection became free within {secs:g} s: all"
             f" {self.config.max_connections} are in use; raise max_connections or use fewer threads"
         )
 
@@ -180,8 +193,13 @@ class Pool(Counters):
         self._idle.clear()
         self._size = 0
 
-    def acquire(self) -> Connection:
+    def acquire(self, most_secs: float | None = None) -> Connection:
         """Take a connection, opening one when none is free.
+
+        Parameters
+        ----------
+        most_secs : float, optional
+            Wait no longer than this, when `acquire_timeout_secs` is longer.
 
         Raises
         ------
@@ -190,13 +208,15 @@ class Pool(Counters):
         BrokerConnectionError
             The server cannot be reached.
         """
-        connection = self._take()
+        started = time.monotonic()
+        connection = self._take(most_secs)
         try:
             while connection is not None:
                 now = time.monotonic()
                 if not self._expired(connection.created_at, connection.last_used, now) and (
                     not self._doubtful(connection.last_used, now) or _alive(connection)
                 ):
+                    self._recent.append(now - started)
                     return connection
                 connection.close()
                 with self._lock:
@@ -204,7 +224,9 @@ class Pool(Counters):
                     connection = self._idle.pop() if self._idle else None
                     if connection is not None:
                         self._size -= 1
-            return connect(self.options)
+            connection = connect(self.options)
+            self._recent.append(time.monotonic() - started)
+            return connection
         except BaseException as error:
             if connection is not None:
                 connection.close()
@@ -214,7 +236,7 @@ class Pool(Counters):
                 self._yield_place()
             raise
 
-    def _take(self) -> Connection | None:
+    def _take(self, most_secs: float | None) -> Connection | None:
         """Take a free connection, or None and the right to open one."""
         with self._lock:
             if self._closed:
@@ -228,8 +250,9 @@ class Pool(Counters):
             turn = _Turn()
             self._turns.append(turn)
         started = time.monotonic()
+        secs = self._acquire_secs(most_secs)
         try:
-            turn.wake.acquire(timeout=float(self.config.acquire_timeout_secs))
+            turn.wake.acquire(timeout=secs)
         except BaseException:
             self._leave(turn, pass_on=True)
             raise
@@ -237,7 +260,7 @@ class Pool(Counters):
         with self._lock:
             self._waited(time.monotonic() - started)
         if not turn.given:
-            raise closed_error() if self._closed else self._timeout()
+            raise closed_error() if self._closed else self._timeout(secs)
         return turn.connection
 
     def _leave(self, turn: _Turn, *, pass_on: bool) -> None:

@@ -8,12 +8,13 @@ transaction that they neither begin nor end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from celers.db.driver import (
     SLOW_SECS,
+    Connection,
     DriverError,
     Result,
     connect,
@@ -22,7 +23,7 @@ from celers.db.driver import (
     map_error,
 )
 from celers.db.pool import closed_error
-from celers.db.session import RESTARTS, Acquire, Discard, Send, Session, Sleep, drive
+from celers.db.session import RESTARTS, Acquire, Discard, Send, Session, Sleep, advance, drive
 from celers.errors import BrokerError, ConfigurationError, ValidationError
 from celers.operation import QueueUnknown, Restart, repeatable
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.core import Core
     from celers.db.pool import Pool
-    from celers.operation import Operation, Packet, Steps
+    from celers.operation import Operation, Packet, Steps, Stream
     from celers.transaction import Transaction
 
 __all__ = ["BlockingRunner", "CallerRunner", "TransactionRunner"]
@@ -52,6 +53,7 @@ class BlockingRunner:
     def bind(self, operation: Operation[..., R], component: Component[Any]) -> Callable[..., R]:
         """Make the callable that users see for one operation of one component."""
         steps, kind, repeat = operation.steps, operation.kind, operation.repeat_unknown
+        slow, single = operation.slow, operation.single
         core = self.core
 
         def call(*args: Any, **kwargs: Any) -> R:
@@ -63,12 +65,50 @@ class BlockingRunner:
                 with CallerRunner(core, self, connection) as runner:
                     return runner.run(steps, type(component)(core, runner), args, kwargs)
             try:
-                return self.run(lambda: steps(component, *args, **kwargs), kind, repeat, operation.slow)
+                return self.run(lambda: steps(component, *args, **kwargs), kind, repeat, slow, single)
             except QueueUnknown:
                 self.intern_queue()
-            return self.run(lambda: steps(component, *args, **kwargs), kind, repeat, operation.slow)
+            return self.run(lambda: steps(component, *args, **kwargs), kind, repeat, slow, single)
 
-        return call
+        if operation.meter is None:
+            return call
+        times = core.meters[operation.meter]
+
+        def metered(*args: Any, **kwargs: Any) -> R:
+            started = time.perf_counter()
+            result = call(*args, **kwargs)
+            times.append(time.perf_counter() - started)
+            return result
+
+        return metered
+
+    def bind_stream(self, stream: Stream[..., R], component: Component[Any]) -> Callable[..., Iterator[R]]:
+        """Make the generator function that users see for one stream of one component."""
+
+        def values(*args: Any, **kwargs: Any) -> Iterator[R]:
+            steps = stream.steps(component, *args, **kwargs)
+            request = next(steps, None)  # bad parameters are refused before anything is opened
+            connection: Connection | None = None
+            try:
+                while request is not None:
+                    if isinstance(request, list):
+                        yield from request
+                        request = next(steps, None)
+                        continue
+                    if self.closed:
+                        raise closed_error()
+                    if connection is None:
+                        connection = connect(self.pool.options, read_timeout=SLOW_SECS)
+                    reply = connection.run(b";".join(request.statements), len(request.statements))
+                    request = advance(steps, reply)
+            except DriverError as error:
+                raise map_error(error) from error
+            finally:
+                steps.close()
+                if connection is not None:
+                    connection.close()
+
+        return values
 
     def intern_queue(self) -> None:
         """Find or make the queue's number, in a transaction of its own."""
@@ -76,10 +116,22 @@ class BlockingRunner:
 
         self.run(lambda: Queues.intern.steps(Queues(self.core, self)), "plain", True)
 
-    def run(self, make: Callable[[], Steps[R]], kind: Any, repeat_unknown: bool, slow: bool = False) -> R:
+    def run(
+        self,
+        make: Callable[[], Steps[R]],
+        kind: Any,
+        repeat_unknown: bool,
+        slow: bool = False,
+        single: bool = False,
+    ) -> R:
         """Run one operation to its end."""
+<<<<<<< HEAD
         session = Session(slow=slow)
         requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
+=======
+        session = Session(slow=slow, single=single)
+        requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
+>>>>>>> main
         pool = self.pool
         answer: Any = None
         failure: BaseException | None = None
@@ -93,7 +145,7 @@ class BlockingRunner:
                     elif type(request) is Acquire:
                         # Noted at once, so that an interrupt before the next step leaves nothing behind.
                         answer = session.connection = (
-                            connect(pool.options, read_timeout=SLOW_SECS) if slow else pool.acquire()
+                            connect(pool.options, read_timeout=SLOW_SECS, single=single) if slow else pool.acquire()
                         )
                     elif type(request) is Discard:
                         request.connection.close() if slow else pool.discard(request.connection)

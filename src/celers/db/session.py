@@ -33,7 +33,11 @@ from celers.operation import Packet, Restart, Steps
 if TYPE_CHECKING:
     from celers.operation import Kind
 
+<<<<<<< HEAD
 __all__ = ["Acquire", "Discard", "Ring", "Send", "Session", "Sleep", "drive"]
+=======
+__all__ = ["Acquire", "Discard", "Send", "Session", "Sleep", "advance", "drive"]
+>>>>>>> main
 
 R = TypeVar("R")
 
@@ -116,6 +120,8 @@ class Session:
 
     slow: bool = False
     """Statements that may take long: a connection outside the pool, with a long read timeout."""
+    single: bool = False
+    """That connection refuses packets of several statements."""
     connection: Any = None
     in_transaction: bool = False
     in_flight: bool = False
@@ -123,6 +129,14 @@ class Session:
     """Has the open transaction sent anything but reads?"""
     places: bool = False
     """Has the open transaction placed tasks, so that idle consumers are to be rung?"""
+
+
+def advance(steps: Generator[Any, Any, None], reply: list[Result]) -> Any:
+    """Send a reply into a stream's generator; return what it yields next, None at its end."""
+    try:
+        return steps.send(reply)
+    except StopIteration:
+        return None
 
 
 def backoff(attempt: int) -> float:

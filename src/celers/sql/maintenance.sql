@@ -88,3 +88,9 @@ DELETE FROM celers_task_dedup WHERE task_id IN (:ids)
 
 -- name: purge_idempotency
 DELETE FROM celers_task_idempotency WHERE task_id IN (:ids)
+
+-- name: due_queues
+-- The queues of the tasks just promoted, whose idle consumers are rung.
+SELECT DISTINCT q.name
+FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (queue_id INT UNSIGNED PATH '$[3]')) due
+JOIN celers_queues q ON q.queue_id = due.queue_id

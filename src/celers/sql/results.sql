@@ -22,7 +22,11 @@ FROM celers_task_results WHERE task_id IN (:ids) AND queue_name = :queue_name
 DELETE FROM celers_task_results WHERE task_id = :task_id AND queue_name = :queue_name
 
 -- name: archive
--- One chunk. Key idx_results_completed_at.
-DELETE FROM celers_task_results
-WHERE queue_name = :queue_name AND completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
-ORDER BY completed_at LIMIT :count
+-- One chunk, found by a range of key idx_results_completed_at and deleted by primary key. A DELETE with ORDER BY would
+-- read and sort the whole table for each chunk, and wait for results that others are storing.
+DELETE celers_task_results
+FROM (SELECT task_id FROM celers_task_results FORCE INDEX (idx_results_completed_at)
+      WHERE queue_name = :queue_name AND completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+      LIMIT :count) old
+STRAIGHT_JOIN celers_task_results FORCE INDEX (PRIMARY) ON celers_task_results.task_id = old.task_id
+WHERE celers_task_results.completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND

@@ -75,7 +75,9 @@ WHERE task_id IN (:ids) AND satisfied = FALSE
 -- A state change by hand: clears what belongs to a run that is over.
 UPDATE celers_tasks FORCE INDEX (PRIMARY)
 SET state = 'pending', scheduled_at = CAST(@celers_now AS DATETIME(6)), started_at = NULL, completed_at = NULL,
-    consumer_no = 0, worker_no = 0, unmet_dependencies = :unmet
+    consumer_no = 0, worker_no = 0, unmet_dependencies = :unmet,
+    metadata = IF(JSON_CONTAINS_PATH(metadata, 'one', '$.progress'),
+      IF(JSON_LENGTH(metadata) = 1, NULL, JSON_REMOVE(metadata, '$.progress')), metadata)
 WHERE seq IN (:seqs)
 
 -- name: administer_processing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 __all__ = ["Intake", "unknown_delay"]
 
@@ -12,6 +13,8 @@ __all__ = ["Intake", "unknown_delay"]
 AHEAD_SECS = 0.05
 FIRST_PAUSE_SECS = 0.05
 LONGEST_PAUSE_SECS = 1.0
+# So long a process that is sure to hear a ring does without a look.
+RESTING_SECS = 30.0
 _WEIGHT = 0.2
 
 
@@ -33,6 +36,10 @@ class Intake:
         self._pause = FIRST_PAUSE_SECS
         self._next_look = 0.0
         self._singly = False
+        self._claimed_at = 0.0
+        self._due_at: float | None = None
+        self.resting: Callable[[], bool] = _never
+        """Is a ring sure to be heard when there is work?"""
 
     @property
     def ahead(self) -> int:
@@ -57,7 +64,7 @@ class Intake:
 
     def wanted(self, have: int, now: float) -> int:
         """Return how many tasks to claim now when `have` run or wait; 0 for not now."""
-        if now < self._next_look:
+        if now < self._look_at():
             return 0
         ahead = self.ahead
         # Half of what may wait is let go before the next claim, so that claims are not all of one task.
@@ -73,7 +80,13 @@ class Intake:
 
     def look_in(self, now: float) -> float:
         """Return the seconds until the next look for tasks."""
-        return max(0.0, self._next_look - now)
+        return max(0.0, self._look_at() - now)
+
+    def _look_at(self) -> float:
+        if self._next_look == 0.0 or not self.resting():
+            return self._next_look
+        rest_until = self._claimed_at + RESTING_SECS
+        return rest_until if self._due_at is None else min(rest_until, self._due_at)
 
     def claimed(self, count: int, next_due_secs: float | None) -> None:
         """Note what a claim brought; after one without any the next look waits, longer each time up to 1 s."""
@@ -84,9 +97,12 @@ class Intake:
         self._singly = False
         # Idle workers that started together shall not look together.
         pause = self._pause * random.uniform(0.8, 1.0)
+        now = self._claimed_at = time.monotonic()
+        self._due_at = None
         if next_due_secs is not None:
+            self._due_at = now + max(next_due_secs, 0.001)
             pause = min(pause, max(next_due_secs, 0.001))
-        self._next_look = time.monotonic() + pause
+        self._next_look = now + pause
         self._pause = min(LONGEST_PAUSE_SECS, self._pause * 2)
 
     def woken(self) -> None:
@@ -97,6 +113,10 @@ class Intake:
     def isolated(self, was: bool) -> None:
         """Note whether the last claim met a task that has to run alone: the next ones then come singly."""
         self._singly = was
+
+
+def _never() -> bool:
+    return False
 
 
 def unknown_delay(tries: int) -> float:

@@ -22,6 +22,7 @@ from celers.model.task import BrokerMessage, SerializedTask
 from celers.worker.bell import Bell
 from celers.worker.board import Running
 from celers.worker.delivery import timed_out
+from celers.wakeup import SLOTS
 from celers_fast.rows import make_receipt
 
 if TYPE_CHECKING:
@@ -132,6 +133,11 @@ class Keeper(threading.Thread):
             )
             log.warning("task %s timed out after %d s: %s", task.task_id, task.timeout_secs, word)
         count = self._brokers[0].consumers.rescue(list(rescue.numbers), set(rescue.started))
+        # The dead process may be parked still: its slots, which the first rings reach, come free with them.
+        for broker in self._brokers:
+            for _ in range(SLOTS + 1):
+                if not broker.queue.ring():
+                    break
         if count:
             log.info(
                 "took back %d tasks of a dead process, %d of which it had started",

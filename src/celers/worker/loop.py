@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from celers import payload
 from celers.errors import CelersError
+from celers.wakeup import Attendant
 from celers.worker.bell import Bell
 from celers.worker.board import Board
 from celers.worker.delivery import Delivery, Failure, Outcome, timed_out
@@ -94,6 +95,8 @@ class ClaimLoop:
         self._backoff = 0.0
         self._stop_at: float | None = None
         self._winding_up = False
+        self._attendant: Attendant | None = None
+        self._wake_up = all(broker.core.wake_up for broker in brokers)
 
     # From other threads and signal handlers
 
@@ -143,6 +146,8 @@ class ClaimLoop:
                 if pause > 0:
                     self._wait(pause, seen)
         finally:
+            if self._attendant is not None:
+                self._attendant.close()
             self._threads.stop()
             self._coroutines.stop()
 
@@ -183,7 +188,10 @@ class ClaimLoop:
             return 0.0
         if self._abandon_overdue:
             self._abandon(now)
-        if self._flush_is_due(now):
+        wanted = 0
+        if stop_at is None and self._alone is None:
+            wanted = self._intake.wanted(self._have(), now)
+        if self._flush_is_due(now) and not (wanted and self._can_fuse(now)):
             self._settle()
             return 0.0
         if stop_at is not None:
@@ -193,11 +201,7 @@ class ClaimLoop:
             return min(stop_at - now, self._until_flush(now))
         if self._alone is not None:
             return self._run_alone(now)
-        have = self._have()
-        wanted = self._intake.wanted(have, now)
         if wanted:
-            if self._outcomes:
-                self._settle()
             self._claim(wanted)
             return 0.0
         self._may_claim = self._intake.look_in(now) == 0.0
@@ -220,6 +224,10 @@ class ClaimLoop:
             or now - self._outcomes[0].finished_at >= FLUSH_SECS
         )
 
+    def _can_fuse(self, now: float) -> bool:
+        """May what was reported travel with the next claim? Not when something had to wait for long."""
+        return now - self._outcomes[0].finished_at < 4 * FLUSH_SECS
+
     def _until_flush(self, now: float) -> float:
         if not self._outcomes:
             return 1.0
@@ -238,7 +246,9 @@ class ClaimLoop:
         brought = 0
         due: float | None = None
         for index, broker in enumerate(self._brokers):
-            messages = broker.consumer.dequeue_batch(wanted - brought, worker_id=self._settings.name)
+            messages, mean = self._settler.cycle(index, wanted - brought, self._settings.name)
+            if mean is not None:
+                self._intake.ran(mean)
             self._note_consumers()
             brought += len(messages)
             isolated = self._take([self._delivery(message, index) for message in messages])
@@ -252,7 +262,21 @@ class ClaimLoop:
         self._intake.claimed(brought, due)
         if brought:
             self._moved_at = time.monotonic()
+            if self._attendant is not None:
+                self._attendant.leave()
+        else:
+            self._park()
         self._all_well()
+
+    def _park(self) -> None:
+        """Nothing is due: be woken by whoever brings work, as far as the server allows; poll until then."""
+        if self._attendant is None and self._wake_up:
+            options = self._brokers[0].options
+            self._attendant = Attendant(options, [broker.core for broker in self._brokers], self.wake)
+            attendant = self._attendant
+            self._intake.resting = lambda: attendant.resting
+        if self._attendant is not None:
+            self._attendant.enter()
 
     def _delivery(self, message: object, index: int) -> Delivery:
         from celers.model.task import BrokerMessage

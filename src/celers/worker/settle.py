@@ -13,6 +13,7 @@ from celers.worker.delivery import Delivery, Failure, Outcome, Success
 
 if TYPE_CHECKING:
     from celers.broker import MysqlBroker
+    from celers.model.task import BrokerMessage
 
 __all__ = ["Settler"]
 
@@ -78,6 +79,44 @@ class Settler:
             raise
         return sum(one.runtime_secs for one in taken) / len(taken)
 
+    def cycle(self, index: int, wanted: int, worker_id: str) -> tuple[list[BrokerMessage], float | None]:
+        """Claim from one queue, and settle with the same packet what was reported as done there.
+
+        Returns
+        -------
+        messages : list of BrokerMessage
+        mean : float or None
+            Mean run time in seconds of the settled tasks.
+        """
+        consumer = self._brokers[index].consumer
+        done = self._take_done(index)
+        if not done:
+            return consumer.dequeue_batch(wanted, worker_id=worker_id), None
+        try:
+            kept, messages = consumer.cycle([_completion(one) for one in done], wanted, worker_id=worker_id)
+        except BaseException as error:
+            self._outcomes.extendleft(reversed(done))
+            if isinstance(error, BrokerError | SerializationError | ValidationError) and _is_about_the_data(error):
+                self.settle()  # finds the one that cannot be stored
+                return consumer.dequeue_batch(wanted, worker_id=worker_id), None
+            raise
+        self._outcomes.extendleft(one for one, was_ours in zip(done, kept, strict=True) if was_ours is None)
+        self._kept([one for one, was_ours in zip(done, kept, strict=True) if was_ours is not None], kept)
+        return messages, sum(one.runtime_secs for one in done) / len(done)
+
+    def _take_done(self, index: int) -> list[Success]:
+        """Take successes of one queue out of what was reported."""
+        done: list[Success] = []
+        for _ in range(min(len(self._outcomes), AT_ONCE)):
+            one = self._outcomes.popleft()
+            if one.delivery.message.receipt_handle not in self._unsettled:
+                continue  # given up while it was running
+            if isinstance(one, Success) and one.delivery.queue == index:
+                done.append(one)
+            else:
+                self._outcomes.append(one)
+        return done
+
     def give_back(self) -> None:
         """Return to the queue what is to be returned."""
         while self.returns:
@@ -94,17 +133,8 @@ class Settler:
     def _complete(self, index: int, done: list[Success]) -> None:
         if not done:
             return
-        completions = [
-            Completion(
-                one.delivery.message,
-                one.result,
-                int(one.runtime_secs * 1000),
-                store=one.delivery.keeps_result,
-            )
-            for one in done
-        ]
         try:
-            kept = self._brokers[index].consumer.complete(completions)
+            kept = self._brokers[index].consumer.complete([_completion(one) for one in done])
         except (BrokerError, SerializationError, ValidationError) as error:
             if not _is_about_the_data(error):
                 raise
@@ -115,6 +145,11 @@ class Settler:
                 reason = f"the task has run, but its result cannot be stored: {error}"
                 self._fail(Failure(done[0].delivery, reason, runtime_secs=done[0].runtime_secs))
             return
+        self._kept(done, kept)
+
+    def _kept(self, done: Sequence[Success], kept: Sequence[bool | None]) -> None:
+        """Forget settled deliveries; `kept` tells which of them were still ours."""
+        kept = [was_ours for was_ours in kept if was_ours is not None]
         for one, was_ours in zip(done, kept, strict=True):
             self._unsettled.pop(one.delivery.message.receipt_handle, None)
             if not was_ours:
@@ -163,6 +198,12 @@ _WORDS = {
     "dead_letter": "it was moved to the dead letters",
     "failed": "it will not run again",
 }
+
+
+def _completion(one: Success) -> Completion:
+    return Completion(
+        one.delivery.message, one.result, int(one.runtime_secs * 1000), store=one.delivery.keeps_result
+    )
 
 
 def _lost(delivery: Delivery) -> None:

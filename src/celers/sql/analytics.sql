@@ -1,0 +1,48 @@
+-- name: count_pending
+-- Ranges of keys of small tables.
+SELECT (SELECT COUNT(*) FROM celers_ready WHERE queue_id = :queue_id)
+     + (SELECT COUNT(*) FROM celers_scheduled WHERE queue_id = :queue_id)
+     + (SELECT COUNT(*) FROM celers_blocked WHERE queue_id = :queue_id)
+
+-- name: count_processing
+-- From the leases.
+SELECT COUNT(DISTINCT t.seq) FROM celers_consumers c
+STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
+WHERE c.queue_id = :queue_id AND t.state = 'processing' AND t.consumer_no = c.consumer_no
+
+-- name: count_completed
+-- From the counters: one row for each consumer, one for the queue.
+SELECT (SELECT IFNULL(SUM(completed), 0) FROM celers_consumers WHERE queue_id = :queue_id)
+     + (SELECT IFNULL(SUM(completed), 0) FROM celers_queue_totals WHERE queue_id = :queue_id)
+
+-- name: count_failed
+SELECT (SELECT IFNULL(SUM(failed), 0) FROM celers_consumers WHERE queue_id = :queue_id)
+     + (SELECT IFNULL(SUM(failed), 0) FROM celers_queue_totals WHERE queue_id = :queue_id)
+
+-- name: count_cancelled
+SELECT (SELECT IFNULL(SUM(cancelled), 0) FROM celers_consumers WHERE queue_id = :queue_id)
+     + (SELECT IFNULL(SUM(cancelled), 0) FROM celers_queue_totals WHERE queue_id = :queue_id)
+
+-- name: names
+-- Reads the tasks of the queue, or idx_tasks_task_name_state alone where it was made.
+SELECT task_name, COUNT(IF(state = 'pending', 1, NULL)), COUNT(IF(state = 'processing', 1, NULL)),
+  COUNT(IF(state = 'completed', 1, NULL)), COUNT(IF(state = 'failed', 1, NULL)), COUNT(IF(state = 'cancelled', 1, NULL)),
+  COUNT(*) AS total
+FROM celers_tasks WHERE queue_id = :queue_id GROUP BY task_name ORDER BY total DESC, task_name
+
+-- name: ages
+-- Pending tasks from the small tables, each looked up by primary key: costs what is pending.
+SELECT bucket, COUNT(*), MAX(age) FROM (
+  SELECT age, IF(age < 60, 0, IF(age < 300, 1, IF(age < 900, 2, IF(age < 3600, 3, 4)))) AS bucket FROM (
+    SELECT GREATEST(0, TIMESTAMPDIFF(SECOND, t.created_at, UTC_TIMESTAMP(6))) AS age
+    FROM (SELECT seq FROM celers_ready WHERE queue_id = :queue_id
+          UNION ALL SELECT seq FROM celers_scheduled WHERE queue_id = :queue_id
+          UNION ALL SELECT seq FROM celers_blocked WHERE queue_id = :queue_id) pending
+    STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = pending.seq) aged) sorted
+GROUP BY bucket
+
+-- name: retries
+-- Reads the tasks of the queue.
+SELECT task_name, SUM(retry_count) AS retries, COUNT(*), MAX(retry_count)
+FROM celers_tasks WHERE queue_id = :queue_id AND retry_count > 0 GROUP BY task_name ORDER BY retries DESC, task_name
