@@ -529,13 +529,8 @@ class AsyncRunner:
         single: bool = False,
     ) -> R:
         """Run one operation to its end, which may come after this caller was cancelled."""
-<<<<<<< HEAD
-        session = Session(slow=slow)
-        requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
-=======
         session = Session(slow=slow, single=single)
-        requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
->>>>>>> main
+        requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
         return await self._loop(requests, session, undo)
 
     async def _loop(

@@ -125,13 +125,8 @@ class BlockingRunner:
         single: bool = False,
     ) -> R:
         """Run one operation to its end."""
-<<<<<<< HEAD
-        session = Session(slow=slow)
-        requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
-=======
         session = Session(slow=slow, single=single)
-        requests = drive(make, kind, session, repeat_unknown=repeat_unknown)
->>>>>>> main
+        requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
         pool = self.pool
         answer: Any = None
         failure: BaseException | None = None

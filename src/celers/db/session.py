@@ -33,11 +33,7 @@ from celers.operation import Packet, Restart, Steps
 if TYPE_CHECKING:
     from celers.operation import Kind
 
-<<<<<<< HEAD
-__all__ = ["Acquire", "Discard", "Ring", "Send", "Session", "Sleep", "drive"]
-=======
-__all__ = ["Acquire", "Discard", "Send", "Session", "Sleep", "advance", "drive"]
->>>>>>> main
+__all__ = ["Acquire", "Discard", "Ring", "Send", "Session", "Sleep", "advance", "drive"]
 
 R = TypeVar("R")
 
