@@ -168,9 +168,7 @@ class App:
                 ignore_result=ignore_result,
             )
             if made.name in self._tasks:
-                raise ConfigurationError(
-                    f"two tasks have the name {made.name!r}: give one of them another with name="
-                )
+                raise ConfigurationError(f"two tasks have the name {made.name!r}: give one of them another with name=")
             self._tasks[made.name] = made
             return made
 
@@ -190,9 +188,7 @@ class App:
             return found
         if not _warned:
             _warned = True
-            _log.warning(
-                "no database URL given: using the embedded server (set %s or pass a URL to App)", URL_VARIABLE
-            )
+            _log.warning("no database URL given: using the embedded server (set %s or pass a URL to App)", URL_VARIABLE)
         return DEFAULT_URL
 
     def connect_to(self, url: str) -> None:

@@ -242,6 +242,8 @@ class Task(Submission[P, R]):
     ) -> None:
         if not callable(fn):
             raise ConfigurationError(f"a task must be a function, not {type(fn).__name__}")
+        # First, because it copies the function's attributes, which may have any names.
+        functools.update_wrapper(self, fn)
         super().__init__(self, CallOptions())
         self.app = app
         self.fn = fn
@@ -258,7 +260,6 @@ class Task(Submission[P, R]):
         self.ignore_result = validate.boolean(ignore_result, "ignore_result")
         self.is_async = inspect.iscoroutinefunction(fn)
         self._signature, self._plain = _signature(fn)
-        functools.update_wrapper(self, fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here."""

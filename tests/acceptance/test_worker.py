@@ -69,6 +69,7 @@ def consumers(server, app) -> int:
     return server.rows("SELECT COUNT(*) FROM celers_consumers", database=parse_url(app.resolve_url()).database)[0][0]
 
 
+@pytest.mark.spec("WORK-01", "WORK-02", "RES-01")
 def test_it_runs_tasks_and_leaves_nothing_behind(app, group, server):
     ids = jobs.add.enqueue_many([(number, 1) for number in range(300)])
     ids += jobs.async_add.enqueue_many([(number, 1) for number in range(300)])
@@ -86,6 +87,7 @@ def test_it_runs_tasks_and_leaves_nothing_behind(app, group, server):
     assert app.broker.get_statistics().completed == 600
 
 
+@pytest.mark.spec("CORE-15")
 def test_a_task_whose_process_is_killed_runs_once_more(app, group, trace):
     """SIGKILL in the middle of a task: it runs again at once, elsewhere, and only once."""
     group.start(threads=1)
@@ -102,6 +104,7 @@ def test_a_task_whose_process_is_killed_runs_once_more(app, group, trace):
     assert app.result(task_id).result == trace.starts()[1]
 
 
+@pytest.mark.spec("CORE-15")
 def test_bystanders_of_a_killed_process_do_not_pay(app, group, trace):
     """What the dead process had claimed and not begun is given back without counting an attempt."""
     jobs.noop.enqueue_many([(number,) for number in range(500)])
@@ -118,6 +121,7 @@ def test_bystanders_of_a_killed_process_do_not_pay(app, group, trace):
     assert worker.stop() == 0
 
 
+@pytest.mark.spec("CORE-15")
 def test_a_worker_whose_parent_is_killed_is_found_by_its_lease(app, group, trace):
     """The children end with their parent; another worker takes the task when the lease is over."""
     first = group.start(lease=2)
@@ -135,6 +139,7 @@ def test_a_worker_whose_parent_is_killed_is_found_by_its_lease(app, group, trace
     assert app.broker.get_task(task_id).retry_count == 1
 
 
+@pytest.mark.spec("CORE-15")
 def test_a_task_that_holds_the_interpreter_is_not_taken_for_dead(app, group, trace):
     group.start(lease=1, processes=1)
     group.start(lease=1, processes=1)

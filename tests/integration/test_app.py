@@ -73,6 +73,7 @@ def state_of(app: App, task_id):
 
 
 class TestEnqueue:
+    @pytest.mark.spec("CORE-07", "CORE-01")
     def test_one(self, app):
         @app.task(name="t", priority=3, max_retries=5, timeout=9)
         def task(a, b=2):
@@ -87,6 +88,7 @@ class TestEnqueue:
         metadata = message.task.metadata
         assert (metadata.max_retries, metadata.timeout_secs) == (5, 9)
 
+    @pytest.mark.spec("SCHED-01", "SCHED-02")
     def test_later(self, app):
         task = app.task(name="t")(lambda: None)
         soon = datetime.now(UTC) + timedelta(hours=1)
@@ -102,6 +104,7 @@ class TestEnqueue:
         past = task.enqueue_at(1)
         assert app.broker.dequeue().task_id == past
 
+    @pytest.mark.spec("RETRY-03")
     def test_with_a_retry_policy(self, app):
         task = app.task(name="t", retry=RetryPolicy(7, Fixed(0)))(lambda: None)
         ids = [task.enqueue(), task.enqueue_after(0), task.enqueue_at(1), *task.enqueue_many([()])]
@@ -109,6 +112,7 @@ class TestEnqueue:
         assert {message.task_id for message in app.broker.dequeue_batch(10)} == set(ids)
         assert all(app.broker.get_task(one).max_retries == 7 for one in [*ids, later])
 
+    @pytest.mark.spec("BATCH-01", "CORE-08")
     def test_many_keep_their_order(self, app):
         task = app.task(name="t")(lambda number: None)
         ids = task.enqueue_many((number,) for number in range(2500))
@@ -116,6 +120,7 @@ class TestEnqueue:
         assert [message.task_id for message in app.broker.dequeue_batch(100)] == ids[:100]
         assert task.enqueue_many([]) == []
 
+    @pytest.mark.spec("CORE-02", "CONF-06")
     def test_options_of_a_call(self, app):
         task = app.task(name="t")(lambda: None)
         own = uuid4()
@@ -126,6 +131,7 @@ class TestEnqueue:
         with pytest.raises(DuplicateTaskError):
             task.using(queue="other", id=own).enqueue()
 
+    @pytest.mark.spec("CORE-13")
     def test_in_a_transaction_of_the_caller(self, app, server):
         task = app.task(name="t")(lambda: None)
         connection = server.connect(parse_url(app.resolve_url()).database, autocommit=False)
@@ -141,6 +147,7 @@ class TestEnqueue:
         finally:
             connection.close()
 
+    @pytest.mark.spec("ARCH-01")
     def test_for_asyncio(self, app):
         task = app.task(name="t")(lambda number: None)
 
@@ -165,6 +172,7 @@ class TestEnqueue:
         assert [app.broker_for(f"q{number}").queue_size() for number in range(3)] == [3, 3, 3]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    @pytest.mark.spec("ARCH-02")
     def test_after_a_fork(self, app):
         task = app.task(name="t")(lambda: None)
         task.enqueue()
@@ -192,6 +200,7 @@ class TestEnqueue:
 
 
 class TestWorker:
+    @pytest.mark.spec("RES-01", "RES-02", "RES-04")
     def test_results(self, app):
         @app.task
         def add(a, b):
@@ -218,6 +227,7 @@ class TestWorker:
         assert all(app.result(one).status is TaskResultStatus.SUCCESS for one in ids[:3])
         assert app.broker.get_statistics().completed == 4
 
+    @pytest.mark.spec("CORE-10", "RETRY-05", "DLQ-01")
     def test_failures_are_retried_and_then_dead_letters(self, app):
         tries: list[int] = []
 
@@ -237,6 +247,7 @@ class TestWorker:
         (letter,) = app.broker.list_dlq(100, 0)
         assert (letter.task_id, letter.error_message) == (task_id, "ValueError: a reason")
 
+    @pytest.mark.spec("CORE-10")
     def test_a_success_after_failures(self, app):
         tries: list[int] = []
 
@@ -252,6 +263,7 @@ class TestWorker:
             assert result_of(app, task_id).result == 3
         assert app.broker.get_task(task_id).retry_count == 2
 
+    @pytest.mark.spec("CORE-10")
     def test_rejected_for_good(self, app):
         @app.task
         def picky():
@@ -285,6 +297,7 @@ class TestWorker:
             assert result_of(app, fine.enqueue()).result == 1
 
     @pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), "\ud800", b"x"])
+    @pytest.mark.spec("RES-03")
     def test_a_result_that_cannot_be_stored_is_a_failure(self, app, value):
         @app.task(max_retries=0)
         def odd():
@@ -318,9 +331,10 @@ class TestWorker:
         def known():
             return 1
 
-        strangers = app.broker.enqueue_batch([SerializedTask.new("stranger", b"[[],{}]", priority=9)] + [
-            SerializedTask.new("stranger", b"[[],{}]", priority=9) for _ in range(4)
-        ])
+        strangers = app.broker.enqueue_batch(
+            [SerializedTask.new("stranger", b"[[],{}]", priority=9)]
+            + [SerializedTask.new("stranger", b"[[],{}]", priority=9) for _ in range(4)]
+        )
         foreign = app.broker.enqueue(SerializedTask.new("known", pickle.dumps([[], {}])))
         with caplog.at_level(logging.WARNING, "celers.worker"), working(app):
             assert result_of(app, known.enqueue()).result == 1
@@ -376,6 +390,7 @@ class TestWorker:
             assert result_of(app, fine.enqueue()).result == 1
         never.set()
 
+    @pytest.mark.spec("CORE-08")
     def test_queues_in_strict_order(self, app):
         order: list[str] = []
 
@@ -389,6 +404,7 @@ class TestWorker:
             until(lambda: len(order) == 6)
         assert order == ["high"] * 3 + ["low"] * 3
 
+    @pytest.mark.spec("SCHED-01")
     def test_scheduled_tasks_run_in_time(self, app):
         @app.task
         def now():
@@ -421,6 +437,7 @@ class TestWorker:
         info = app.broker.get_task(ids[7])
         assert info.retry_count == 0
 
+    @pytest.mark.spec("CORE-15")
     def test_stopping_waits_for_what_runs_and_returns_the_rest(self, app):
         started = threading.Event()
         go_on = threading.Event()
@@ -482,6 +499,7 @@ class TestWorker:
                 until(lambda: len(done) == 220)
                 go_on.set()
 
+    @pytest.mark.spec("CORE-12", "CORE-15")
     def test_a_lost_delivery_is_not_settled_twice(self, app, caplog):
         go_on = threading.Event()
         started = threading.Event()
@@ -515,6 +533,7 @@ class TestWorker:
             ids = result_of(app, task_id).result
             assert [result_of(app, one).result for one in ids] == [1, 2]
 
+    @pytest.mark.spec("ARCH-09")
     def test_nothing_of_the_arguments_is_logged(self, app, caplog):
         @app.task(max_retries=0)
         def secretive(word):

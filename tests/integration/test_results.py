@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -160,27 +161,41 @@ def test_an_acknowledgement_whose_result_cannot_be_written_leaves_the_task_as_it
 
 
 @pytest.mark.spec("RES-03", "ERR-02", "DATA-08")
-def test_results_larger_than_a_packet_are_refused_and_large_ones_travel_apart(sync_broker):
-    allowed = sync_broker.core.packet_bytes
-    text = "y" * 3_000_000
-    count = allowed // len(text) + 2
-    sync_broker.enqueue_batch([SerializedTask.new("job") for _ in range(count)])
-    messages = sync_broker.dequeue_batch(count)
-    assert sync_broker.consumer.complete([Completion(m, json.dumps(text)) for m in messages]) == [True] * count
+def test_results_larger_than_a_packet_are_refused_and_large_ones_travel_apart(sync_broker, packets):
+    """As if the server took no more than 2 MB at a time."""
+    core = sync_broker.core
+    core.server = replace(core.server, max_allowed_packet=2_000_000)
+    text = "y" * 300_000
+    sync_broker.enqueue_batch([SerializedTask.new("job") for _ in range(20)])
+    messages = sync_broker.dequeue_batch(20)
+    sent = len(packets.sent)
+    assert sync_broker.consumer.complete([Completion(m, json.dumps(text)) for m in messages]) == [True] * 20
+    assert 5 < len(packets.sent) - sent < 15
+    assert max(map(len, packets.sent)) <= 2_000_000
     for message in messages:
         assert sync_broker.get_result(message.task_id).result == text
-    assert sync_broker.get_statistics().completed == count
+    assert sync_broker.get_statistics().completed == 20
 
     sync_broker.enqueue(SerializedTask.new("job"))
     message = sync_broker.dequeue()
-    huge = "z" * (max(allowed, 16_777_215) + 1)
-    with pytest.raises(PayloadTooLargeError):
-        sync_broker.consumer.complete([Completion(message, json.dumps(huge))])
-    with pytest.raises(PayloadTooLargeError):
-        sync_broker.store_result(message.task_id, "job", TaskResultStatus.SUCCESS, result=huge)
+    for size in (2_000_001, 16_777_215):
+        with pytest.raises(PayloadTooLargeError):
+            sync_broker.consumer.complete([Completion(message, json.dumps("z" * size))])
+        with pytest.raises(PayloadTooLargeError):
+            sync_broker.store_result(message.task_id, "job", TaskResultStatus.SUCCESS, result="z" * size)
+    assert max(map(len, packets.sent)) <= 2_000_000
     assert sync_broker.get_task(message.task_id).state is DbTaskState.PROCESSING
     assert sync_broker.get_result(message.task_id) is None
     sync_broker.ack(message.task_id, message.receipt_handle)
+
+
+@pytest.mark.spec("RES-03")
+def test_a_result_of_some_megabytes_comes_back(sync_broker):
+    sync_broker.enqueue_batch([SerializedTask.new("job") for _ in range(2)])
+    one, two = sync_broker.dequeue_batch(2)
+    text = "🐌'\\\"\n" * 300_000
+    assert sync_broker.consumer.complete([Completion(one, json.dumps(text)), Completion(two, None)]) == [True, True]
+    assert [result.result for result in sync_broker.get_result_batch([one.task_id, two.task_id])] == [text, None]
 
 
 @pytest.mark.spec("RES-01", "ENUM-02")

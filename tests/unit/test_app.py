@@ -76,15 +76,25 @@ def test_bad_options_are_refused_at_once(app, options):
         app.task(**options)(double)
 
 
+def test_attributes_of_the_function_do_not_hide_those_of_the_task(app):
+    def odd():
+        return 1
+
+    odd.name, odd.queue, odd.app = "x", "y", "z"
+    task = app.task(odd)
+    assert (task.queue, task.app) == ("default", app)
+    assert task.name.endswith("odd")
+
+
 def test_what_is_no_function_is_refused(app):
     with pytest.raises(ConfigurationError):
         app.task()(3)
 
 
 def test_options_of_a_task(app):
-    task = app.task(
-        name="x", queue="q", priority=5, max_retries=7, retry=Fixed(2), timeout=timedelta(seconds=1.5)
-    )(double)
+    task = app.task(name="x", queue="q", priority=5, max_retries=7, retry=Fixed(2), timeout=timedelta(seconds=1.5))(
+        double
+    )
     assert (task.queue, task.priority, task.max_retries, task.timeout_secs) == ("q", 5, 7, 2)
     assert task.retry_policy == RetryPolicy(7, Fixed(2))
     plain = app.task(name="y")(double)

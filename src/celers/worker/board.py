@@ -158,9 +158,7 @@ class Board:
                 continue
             deadline, consumer, deliveries, queue, keeps, timeout, raw = _REST.unpack_from(self._memory, at + 8)
             if _SEQ.unpack_from(self._memory, at)[0] == seq:
-                found.append(
-                    Running(seq, deadline, consumer, deliveries, queue, bool(keeps), timeout, UUID(bytes=raw))
-                )
+                found.append(Running(seq, deadline, consumer, deliveries, queue, bool(keeps), timeout, UUID(bytes=raw)))
         return found
 
     def overdue(self, now: float) -> list[Running]:

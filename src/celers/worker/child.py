@@ -118,9 +118,7 @@ def main() -> None:
 def open_brokers(app: App, url: str, settings: WorkerSettings, *, heartbeat: bool) -> list[MysqlBroker]:
     """Open one broker for each queue of a worker, on one small pool."""
     options = dict(app.broker_options) | {"pool_config": PoolConfig(max_connections=4, min_connections=1)}
-    first = MysqlBroker(
-        url, settings.queues[0], lease_secs=settings.lease_secs, heartbeat=heartbeat, **options
-    )
+    first = MysqlBroker(url, settings.queues[0], lease_secs=settings.lease_secs, heartbeat=heartbeat, **options)
     return [first, *(first.for_queue(name) for name in settings.queues[1:])]
 
 

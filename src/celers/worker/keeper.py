@@ -165,9 +165,7 @@ class Housekeeper(threading.Thread):
         Returns how many tasks run now.
     """
 
-    def __init__(
-        self, brokers: Sequence[MysqlBroker], settings: WorkerSettings, running: Callable[[], int]
-    ) -> None:
+    def __init__(self, brokers: Sequence[MysqlBroker], settings: WorkerSettings, running: Callable[[], int]) -> None:
         super().__init__(name="celers-housekeeper", daemon=True)
         self._brokers = brokers
         self._settings = settings

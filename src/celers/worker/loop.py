@@ -219,9 +219,7 @@ class ClaimLoop:
     def _flush_is_due(self, now: float) -> bool:
         count = len(self._outcomes)
         return bool(count) and (
-            count >= len(self._unsettled)
-            or count >= FLUSH_COUNT
-            or now - self._outcomes[0].finished_at >= FLUSH_SECS
+            count >= len(self._unsettled) or count >= FLUSH_COUNT or now - self._outcomes[0].finished_at >= FLUSH_SECS
         )
 
     def _can_fuse(self, now: float) -> bool:
@@ -385,5 +383,3 @@ class ClaimLoop:
         if running:
             log.warning("stopping: giving back %d tasks that are still running", len(running))
             self._settler.returns.append((0.0, running))
-
-

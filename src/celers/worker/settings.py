@@ -88,9 +88,7 @@ class WorkerSettings(Record):
         if self.accept is not None:
             for form in self.accept:
                 if form not in FORMATS:
-                    raise ValidationError(
-                        f"accept must name {', '.join(FORMATS)}, not {form!r}", parameter="accept"
-                    )
+                    raise ValidationError(f"accept must name {', '.join(FORMATS)}, not {form!r}", parameter="accept")
             put(self, "accept", tuple(self.accept))
 
     @property

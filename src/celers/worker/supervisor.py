@@ -73,9 +73,7 @@ class Supervisor:
         The parent's own, one for each queue.
     """
 
-    def __init__(
-        self, app_path: str, url: str, settings: WorkerSettings, brokers: Sequence[MysqlBroker]
-    ) -> None:
+    def __init__(self, app_path: str, url: str, settings: WorkerSettings, brokers: Sequence[MysqlBroker]) -> None:
         self._app_path = app_path
         self._url = url
         self._settings = settings
@@ -278,5 +276,3 @@ def _how_it_ended(code: int | None) -> str:
         with suppress(ValueError):
             return f"was ended by {signal.Signals(-code).name}"
     return f"ended with status {code}"
-
-

@@ -198,5 +198,3 @@ class TestSettings:
     def test_bad_values(self, change):
         with pytest.raises(ValidationError):
             WorkerSettings(**{"queues": ("q",), **change})
-
-
