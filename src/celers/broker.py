@@ -406,10 +406,11 @@ class MysqlBroker(FlatNames[Sync]):
         self.close()
 
 
-def poll_wait(
-    pause: float, deadline: float | None, next_due: float | None, *, resting: bool = False
-) -> float | None:
-    """How long to sleep before the next look; None when the deadline has come. `resting`: a ring is sure to be heard."""
+def poll_wait(pause: float, deadline: float | None, next_due: float | None, *, resting: bool = False) -> float | None:
+    """How long to sleep before the next look; None when the deadline has come.
+
+    `resting`: a ring is sure to be heard.
+    """
     if resting:
         pause = RESTING_SECS
     wait = pause if next_due is None else min(pause, max(next_due, 0.001))

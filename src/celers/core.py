@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from celers import forks
-from celers.operation import QueueUnknown
 from celers.db.session import Ring
+from celers.operation import QueueUnknown
 from celers.sql import Statements
 from celers.wakeup import ring_statement, slot_names
 

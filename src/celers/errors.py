@@ -105,9 +105,7 @@ class ValidationError(CelersError, ValueError):
         Name of the parameter that was refused.
     """
 
-    def __init__(
-        self, message: str = "", *, parameter: str | None = None, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, parameter: str | None = None, retryable: bool | None = None) -> None:
         super().__init__(message, retryable=retryable)
         self.parameter = parameter
 
@@ -242,9 +240,7 @@ class TaskNotFoundError(CelersError, LookupError):
         The id that was looked for, when it was the id of a task or dead letter.
     """
 
-    def __init__(
-        self, message: str = "", *, task_id: UUID | None = None, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, task_id: UUID | None = None, retryable: bool | None = None) -> None:
         super().__init__(message, retryable=retryable)
         self.task_id = task_id
 
@@ -258,9 +254,7 @@ class GroupNotFoundError(TaskNotFoundError):
         The group that was looked for.
     """
 
-    def __init__(
-        self, message: str = "", *, group_id: str | None = None, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, group_id: str | None = None, retryable: bool | None = None) -> None:
         super().__init__(message, retryable=retryable)
         self.group_id = group_id
 
@@ -274,9 +268,7 @@ class WorkflowNotFoundError(TaskNotFoundError):
         The workflow that was looked for.
     """
 
-    def __init__(
-        self, message: str = "", *, workflow_id: UUID | None = None, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, workflow_id: UUID | None = None, retryable: bool | None = None) -> None:
         super().__init__(message, retryable=retryable)
         self.workflow_id = workflow_id
 
@@ -290,9 +282,7 @@ class WorkerNotFoundError(TaskNotFoundError):
         The worker that was looked for.
     """
 
-    def __init__(
-        self, message: str = "", *, worker_id: str | None = None, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, worker_id: str | None = None, retryable: bool | None = None) -> None:
         super().__init__(message, retryable=retryable)
         self.worker_id = worker_id
 
@@ -306,9 +296,7 @@ class DuplicateTaskError(CelersError):
         The id in question.
     """
 
-    def __init__(
-        self, message: str = "", *, task_id: UUID | None = None, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, task_id: UUID | None = None, retryable: bool | None = None) -> None:
         super().__init__(message, retryable=retryable)
         self.task_id = task_id
 
@@ -322,9 +310,7 @@ class DuplicateGroupError(DuplicateTaskError):
         The group in question.
     """
 
-    def __init__(
-        self, message: str = "", *, group_id: str | None = None, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, group_id: str | None = None, retryable: bool | None = None) -> None:
         super().__init__(message, retryable=retryable)
         self.group_id = group_id
 
@@ -390,8 +376,6 @@ class CircuitBreakerOpenError(CelersError):
 
     default_retryable = True
 
-    def __init__(
-        self, message: str = "", *, retry_after_secs: float = 0.0, retryable: bool | None = None
-    ) -> None:
+    def __init__(self, message: str = "", *, retry_after_secs: float = 0.0, retryable: bool | None = None) -> None:
         super().__init__(message, retryable=retryable)
         self.retry_after_secs = retry_after_secs

@@ -89,9 +89,7 @@ class RetryStrategy(Record):
             raise DeserializationError(f"unknown retry strategy {validate.shown(kind)}; known are {known}")
         values = {key: value for key, value in data.items() if key != "type"}
         if set(values) != {item.name for item in fields(form)}:
-            raise DeserializationError(
-                f"retry strategy {kind} has the wrong fields: {validate.shown(list(values))}"
-            )
+            raise DeserializationError(f"retry strategy {kind} has the wrong fields: {validate.shown(list(values))}")
         try:
             return form(**values)
         except ValidationError as error:
@@ -179,9 +177,7 @@ class Exponential(RetryStrategy):
     def calculate_delay(self, attempt: int, *, rng: RandomSource | None = None) -> float:
         """Return the wait in whole seconds."""
         attempt = validate.integer(attempt, "attempt", 0)
-        return backoff.delay(
-            _EXPONENTIAL, attempt, self.base_delay_secs, self.multiplier, self.max_delay_secs, 0.0
-        )
+        return backoff.delay(_EXPONENTIAL, attempt, self.base_delay_secs, self.multiplier, self.max_delay_secs, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +201,7 @@ class ExponentialWithJitter(RetryStrategy):
     def calculate_delay(self, attempt: int, *, rng: RandomSource | None = None) -> float:
         """Return the wait with its jitter."""
         attempt = validate.integer(attempt, "attempt", 0)
-        u = random.random() if rng is None else rng.random()  # noqa: S311 - no secret depends on it
+        u = random.random() if rng is None else rng.random()
         u = min(u, _BELOW_ONE)
         return backoff.delay(_JITTER, attempt, self.base_delay_secs, self.multiplier, self.max_delay_secs, u)
 

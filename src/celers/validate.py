@@ -253,11 +253,7 @@ def name(value: object, parameter: str = "name") -> str:
     Refused are white space at the ends, control characters, lone surrogates and line or paragraph separators
     anywhere: such names cannot be told apart on a screen or break lines in logs.
     """
-    if (
-        isinstance(value, str)
-        and 0 < len(value) <= MAX_NAME_LENGTH
-        and not (value[0].isspace() or value[-1].isspace())
-    ):
+    if isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and not (value[0].isspace() or value[-1].isspace()):
         # Nearly every name is printable ASCII, where the categories need no look.
         if value.isascii() and value.isprintable():
             return str(value)

@@ -212,10 +212,8 @@ class Attendant:
 
     def _become_visible(self, control: Connection, park: _ParkThread, answer: threading.Event) -> bool:
         """Wait until the server shows the park connection's locks; False when it got none for some queue."""
-        tests = b",".join(
-            b"COALESCE(%s, 0)" % b" OR ".join(b"IS_USED_LOCK('%s') <=> %d" % (n.encode(), park.thread_id) for n in names)
-            for _, _, names in self._queues
-        )
+        holds = b"IS_USED_LOCK('%s') <=> " + b"%d" % park.thread_id
+        tests = b",".join(b" OR ".join(holds % name.encode() for name in names) for _, _, names in self._queues)
         deadline = time.monotonic() + VISIBLE_SECS
         while not answer.is_set() and time.monotonic() < deadline:
             row = self._ask(control, b"SELECT " + tests)[0].rows[0]

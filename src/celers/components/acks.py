@@ -184,9 +184,7 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
     return done
 
 
-def own_statements(
-    component: Component[Any], consumer_no: int, deliveries: int, items: Sequence[Item]
-) -> list[bytes]:
+def own_statements(component: Component[Any], consumer_no: int, deliveries: int, items: Sequence[Item]) -> list[bytes]:
     """Acknowledge tasks of one consumer of this process.
 
     The first statement changes as many rows as there are items, unless some of them need a closer look.

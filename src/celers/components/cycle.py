@@ -36,9 +36,10 @@ class _Fused:
         own: dict[int, list[Item]] = {}
         for item in self.left:
             receipt = item.receipt
-            if receipt is not None and receipt[1] == slot.consumer_no:
-                if slot.held.get(receipt[0]) == (item.id, receipt[2]):
-                    own.setdefault(receipt[2], []).append(item)
+            if receipt is None or receipt[1] != slot.consumer_no:
+                continue
+            if slot.held.get(receipt[0]) == (item.id, receipt[2]):
+                own.setdefault(receipt[2], []).append(item)
         self._consumer_no = slot.consumer_no
         self._groups = []
         statements: list[bytes] = []

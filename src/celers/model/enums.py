@@ -48,9 +48,7 @@ class ParsedEnum(StrEnum):
                 if candidate.value.lower() == wanted:
                     return candidate
         known = ", ".join(cls)
-        raise ValidationError(
-            f"{cls.__name__} has no value {shown(text)}; known are {known}", parameter="text"
-        )
+        raise ValidationError(f"{cls.__name__} has no value {shown(text)}; known are {known}", parameter="text")
 
 
 class DbTaskState(ParsedEnum):

@@ -70,9 +70,7 @@ class BatchResultInput(Record):
         for name in ("error", "traceback"):
             text: object = getattr(self, name)
             if text is not None and not isinstance(text, str):
-                raise ValidationError(
-                    f"{name} must be text or None, not {validate.shown(text)}", parameter=name
-                )
+                raise ValidationError(f"{name} must be text or None, not {validate.shown(text)}", parameter=name)
         if self.runtime_ms is not None:
             put(self, "runtime_ms", validate.integer(self.runtime_ms, "runtime_ms", 0, 2**63 - 1))
 

@@ -55,9 +55,7 @@ DEFAULT_VALIDATE_BYTES: Final = 1_048_576
 def _user_keys(extra: object) -> dict[str, JSON]:
     """Copy free metadata without reserved keys."""
     if not isinstance(extra, Mapping) or not all(isinstance(key, str) for key in extra):
-        raise ValidationError(
-            f"extra must be a mapping with text keys, not {validate.shown(extra)}", parameter="extra"
-        )
+        raise ValidationError(f"extra must be a mapping with text keys, not {validate.shown(extra)}", parameter="extra")
     return {key: value for key, value in extra.items() if key not in RESERVED_METADATA_KEYS}
 
 

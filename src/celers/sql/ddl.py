@@ -57,9 +57,7 @@ class DropProcedure:
 
 SchemaObject: TypeAlias = Table | Index | View | Procedure | DropProcedure
 
-_CONSTRAINTS = frozenset(
-    {"PRIMARY", "UNIQUE", "KEY", "INDEX", "CONSTRAINT", "CHECK", "FULLTEXT", "SPATIAL", "FOREIGN"}
-)
+_CONSTRAINTS = frozenset({"PRIMARY", "UNIQUE", "KEY", "INDEX", "CONSTRAINT", "CHECK", "FULLTEXT", "SPATIAL", "FOREIGN"})
 
 
 def describe(statement: str) -> SchemaObject | None:

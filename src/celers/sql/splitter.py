@@ -146,9 +146,7 @@ def split(text: str) -> list[Statement]:
             if first < 0 and token.text.upper() == "DELIMITER":
                 match = _DELIMITER_LINE.match(text, index)
                 if match is None or match.group(1) is None:
-                    raise ValidationError(
-                        f"SQL text, line {_line(text, index)}: DELIMITER names no delimiter"
-                    )
+                    raise ValidationError(f"SQL text, line {_line(text, index)}: DELIMITER names no delimiter")
                 delimiter = match.group(1)
                 index = match.end()
                 continue

@@ -19,10 +19,10 @@ from uuid import UUID
 from celers.errors import CelersError, WorkerNotFoundError
 from celers.model.enums import WorkerStatus
 from celers.model.task import BrokerMessage, SerializedTask
+from celers.wakeup import SLOTS
 from celers.worker.bell import Bell
 from celers.worker.board import Running
 from celers.worker.delivery import timed_out
-from celers.wakeup import SLOTS
 from celers_fast.rows import make_receipt
 
 if TYPE_CHECKING:

@@ -201,9 +201,7 @@ _WORDS = {
 
 
 def _completion(one: Success) -> Completion:
-    return Completion(
-        one.delivery.message, one.result, int(one.runtime_secs * 1000), store=one.delivery.keeps_result
-    )
+    return Completion(one.delivery.message, one.result, int(one.runtime_secs * 1000), store=one.delivery.keeps_result)
 
 
 def _lost(delivery: Delivery) -> None:
