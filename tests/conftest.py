@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.fixtures.server",
     "tests.fixtures.tables",
     "tests.fixtures.crowd",
+    "tests.fixtures.proxy",
 ]

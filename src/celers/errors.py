@@ -84,10 +84,13 @@ class CelersError(Exception):
     ----------
     retryable : bool
         True when repeating the call unchanged may succeed.
+    replayed : int
+        How many dead letters `replay_dlq_batch` had requeued for good before this error stopped it; else 0.
     """
 
     default_retryable: ClassVar[bool] = False
     retryable: bool
+    replayed: int = 0
 
     def __init__(self, message: str = "", *, retryable: bool | None = None) -> None:
         if not message:

@@ -93,6 +93,12 @@ class FlatNames(Flat[M]):
 
     # dlq: dead letters
     list_dlq = flat(DeadLetters.page)
+    requeue_from_dlq = flat(DeadLetters.requeue)
+    replay_dlq_batch = flat(DeadLetters.replay)
+    purge_dlq = flat(DeadLetters.purge)
+    purge_all_dlq = flat(DeadLetters.purge_all)
+    apply_dlq_retention = flat(DeadLetters.apply_retention)
+    get_dlq_statistics = flat(DeadLetters.statistics)
 
     # workers: who is alive
     register_worker = flat(Workers.register)

@@ -78,8 +78,8 @@ class Packet:
     errors : mapping of (statement index, errno) to a factory of an exception
         What a certain error of a certain statement means. It is thrown into the generator in place of `BrokerError`.
     repeat : bool
-        To send it twice does no harm: when its outcome is unknown it is sent again, and nobody hears of it. Only for
-        packets that come first in their transaction.
+        To send it twice does no harm: when its outcome is unknown it is sent again, or the operation begins anew when
+        the transaction was open before, and nobody hears of it.
     after : sequence of bytes
         Statements to send behind the COMMIT. What they answer is ignored and an error of theirs means nothing.
     quiet : bool

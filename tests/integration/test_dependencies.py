@@ -278,3 +278,17 @@ def test_parents_that_end_while_children_come(make_sync, tables):
             done += 1
     assert done == len(parents) + len(children) == 60 + 60 + 59 + 58
     tables.check(worker)
+
+
+@pytest.mark.spec("BATCH-05", "BATCH-06", "CHAIN-03", "CHAIN-04")
+@pytest.mark.parametrize("state", [COMPLETED, FAILED, CANCELLED, None])
+def test_a_parent_and_its_child_changed_together(broker, tables, state):
+    parent = broker.enqueue(new())
+    child = broker.enqueue(new(dependencies=[parent]))
+    grandchild = broker.enqueue(new(dependencies=[child]))
+    if state is None:
+        assert broker.cancel_batch([grandchild, parent, child]) == 3
+    else:
+        assert broker.update_batch_state([grandchild, parent, child], state) == 3
+    assert {broker.get_task(key).state for key in (parent, child, grandchild)} == {state or CANCELLED}
+    tables.check(broker)

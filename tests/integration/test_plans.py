@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,12 +19,16 @@ import pytest
 from celers import DbTaskState, MysqlBroker, PoolConfig, SerializedTask
 from celers.components.claims import claim
 from celers.components.consumer import Completion
+from celers.components.metadata import condition
 from celers.sql import Raw, Statements
 from celers_fast.rows import parse_receipt
 from tests.fixtures.crowd import MANY, READY, raw_connection
 
 SQL = Statements("celers_")
-TOPICS = ["consumer", "dlq", "maintenance", "producer", "queues", "results", "settle", "tasks", "workers"]
+TOPICS = [
+    *("analytics", "consumer", "dlq", "inspection", "maintenance", "producer"),
+    *("queues", "results", "settle", "tasks", "workers"),
+]
 STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic)]
 
 SEQS = [READY + 1, READY + 2, READY + 3]
@@ -33,9 +38,12 @@ DUE_KEYS = json.dumps([["2030-01-01 00:00:00.000000", seq] for seq in SEQS])
 VALUES = {
     "after": 0,
     "age": 1000,
+    "any_name": False,
+    "any_state": False,
     "capabilities": None,
     "cancelled": 1,
     "completed": 1,
+    "condition": Raw(condition(("customer", "id"), 7)),
     "consumer_no": 1,
     "count": 10,
     "delay": 1_000_000,
@@ -43,17 +51,23 @@ VALUES = {
     "dlq_id": uuid4(),
     "error": None,
     "failed": 1,
+    "from_time": datetime(2026, 1, 1, tzinfo=UTC),
     "granted": 1,
     "held": Raw(b"1,2"),
     "id": IDS[0],
     "ids": IDS,
     "isolated": False,
     "lease_secs": 300,
+    "least": 0,
     "met": 1,
+    "metadata": '{"key":1}',
     "most": 10,
     "name": "default",
     "numbers": [1, 2],
     "on": False,
+    "origin": "{}",
+    "part": "job",
+    "progress": "{}",
     "queue_id": 1,
     "queue_name": "default",
     "retried": 1,
@@ -66,6 +80,7 @@ VALUES = {
     "task_count": 1,
     "task_id": IDS[0],
     "threshold": 1_000_000,
+    "to_time": datetime(2026, 1, 2, tzinfo=UTC),
     "unmet": 0,
     "values": json.dumps([[SEQS[0], 1, 1, "SUCCESS", None, "1", None, None, 1]]),
     "worker_id": "worker1",
@@ -83,12 +98,27 @@ SMALL = {"consumers", "queues", "workers", "queue_totals"}
 # What may read as many rows as the queue has, and why.
 SCANS = {
     ("workers", "statistics"): "counts the tasks of a worker, without an index for it (design, section 2)",
+    ("analytics", "names"): "counts all tasks; the reporting indexes help",
+    ("analytics", "retries"): "the same",
+    ("dlq", "statistics"): "counts all dead letters of the queue",
+    ("inspection", "created_between"): "a listing by time; the reporting indexes help",
+    ("inspection", "of_worker"): "a listing by worker; the reporting indexes help",
+    ("inspection", "with_metadata"): "looks into every metadata object",
     ("maintenance", "purge_dedup"): "a purge of the whole queue; deduplication has no index by task",
 }
 # Reads the primary key in order and stops at its limit.
 WALKS = {("tasks", "page"), ("tasks", "page_of_state"), ("maintenance", "purge_pick"), ("maintenance", "due_keys")}
 # Sorts rows that it has found by key already: a page, the contents of leases.
 SORTS = {
+    ("analytics", "ages"),
+    ("analytics", "names"),
+    ("analytics", "retries"),
+    ("dlq", "statistics"),
+    ("inspection", "created_between"),
+    ("inspection", "letter_times"),
+    ("inspection", "of_worker"),
+    ("inspection", "processing_page"),
+    ("inspection", "with_metadata"),
     ("tasks", "page"),
     ("tasks", "page_of_state"),
     ("tasks", "scheduled_page"),
@@ -104,6 +134,8 @@ SORTS = {
 }
 # Statements of busy queues: the index of each big table that they must use.
 HOT = {
+    ("analytics", "ages"): {"tasks": "PRIMARY"},
+    ("analytics", "count_processing"): {"tasks": "PRIMARY"},
     ("consumer", "pick_many"): {"ready": "PRIMARY"},
     ("consumer", "pick_one"): {"ready": "PRIMARY"},
     ("consumer", "take_many"): {"ready": "PRIMARY"},
@@ -159,6 +191,16 @@ HOT = {
     ("tasks", "scheduled_page"): {"scheduled": "idx_scheduled_queue", "tasks": "PRIMARY"},
     ("workers", "processing_of"): {"tasks": "PRIMARY"},
     ("dlq", "page"): {"dead_letter_queue": "idx_dlq_failed_at"},
+    ("dlq", "lock_some"): {"dead_letter_queue": "idx_dlq_failed_at"},
+    ("dlq", "purge_old"): {"dead_letter_queue": "idx_dlq_failed_at"},
+    ("inspection", "find_seq"): {"tasks": "uq_tasks_id"},
+    ("inspection", "history"): {"task_history": "idx_history_task_id"},
+    ("inspection", "letter_times"): {"dead_letter_queue": "idx_dlq_task_id"},
+    ("inspection", "lock_metadata"): {"tasks": "PRIMARY"},
+    ("inspection", "processing_page"): {"tasks": "PRIMARY"},
+    ("inspection", "progress"): {"tasks": "uq_tasks_id"},
+    ("inspection", "set_metadata"): {"tasks": "PRIMARY"},
+    ("inspection", "set_progress"): {"tasks": "PRIMARY"},
 }
 
 

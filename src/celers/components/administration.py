@@ -33,7 +33,6 @@ def cancel(component: Component[Any], ids: list[UUID], waits: dict[UUID, int] | 
     if not locked:
         return 0
     tally = Tally(cancelled=len(locked))
-    yield from end_dependants(component, [], [(task, "was cancelled") for task in locked], tally)
     by_error: dict[str | None, list[Locked]] = {}
     for task in locked:
         error = None if waits is None else f"expired after waiting {waits[task.id]} s"
@@ -41,6 +40,8 @@ def cancel(component: Component[Any], ids: list[UUID], waits: dict[UUID, int] | 
     statements: list[bytes] = []
     for error, tasks in by_error.items():
         statements += finish_statements(component, tasks, DbTaskState.CANCELLED, error)
+    statements = yield from _parents_first(statements, locked)
+    yield from end_dependants(component, [], [(task, "was cancelled") for task in locked], tally)
     statements += tally.statements(component)
     yield from certain(
         component, _last(statements), locked[0], lambda now: now is None or now.state is DbTaskState.CANCELLED
@@ -66,7 +67,7 @@ def change_state(component: Component[Any], ids: list[UUID], target: DbTaskState
     elif target is DbTaskState.PROCESSING:
         number, statements = yield from _to_processing(component, locked)
     else:
-        statements = finish_statements(component, locked, target)
+        statements = yield from _parents_first(finish_statements(component, locked, target), locked)
         if target is DbTaskState.COMPLETED:
             tally.completed += len(locked)
             yield from end_dependants(component, locked, [], tally)
@@ -133,6 +134,14 @@ def _to_processing(component: Component[Any], locked: list[Locked]) -> Steps[tup
         core.sql("tasks", "administer_processing", consumer_no=number, seqs=[task.seq for task in locked]),
         core.sql("tasks", "set_lease", held=held, consumer_no=number, queue_id=core.queue_id),
     ]
+
+
+def _parents_first(statements: list[bytes], locked: list[Locked]) -> Steps[list[bytes]]:
+    """End tasks before their dependants are looked at, which may be among them; return what is left to send."""
+    if not any(task.has_dependants for task in locked):
+        return statements
+    yield Packet(*statements)
+    return []
 
 
 def _forget(component: Component[Any], tasks: list[Locked]) -> None:

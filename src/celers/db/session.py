@@ -245,7 +245,7 @@ def drive(
                     if _in_doubt(reason, kind, commit_at):
                         if packet is None and not session.changed:
                             return result
-                        if packet is None or opened or not packet.repeat:
+                        if packet is None or not packet.repeat:
                             unknown = map_error(reason, outcome_unknown=True)
                             unknown.__cause__ = reason
                             if not (yield from _settle(session, broken, SETTLE_SECS)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ _SYSTEM_TABLES = (
     "maria_add_gis_sp_bootstrap.sql",
     "{}_sys_schema.sql",
 )
+
+TEMPORARY = "tmp"
+"""Directory of the server's temporary files, in its runtime directory."""
 
 
 def server_arguments(
@@ -56,6 +60,8 @@ def server_arguments(
         f"--datadir={data}",
         f"--socket={runtime / socket}",
         f"--pid-file={runtime / 'server.pid'}",
+        # A starting MariaDB deletes what it takes for its own leftovers in there, also those of another server.
+        f"--tmpdir={runtime / TEMPORARY}",
         f"--log-error={log}",
         "--skip-networking",
         "--port=0",
@@ -118,10 +124,10 @@ def initialise(directory: Path, binary: ServerBinary, *, lock_fd: int, log: Path
     if fresh.exists():
         shutil.rmtree(fresh)
     fresh.mkdir(mode=0o700)
-    with log.open("ab") as messages:
+    with log.open("ab") as messages, tempfile.TemporaryDirectory(prefix="celers-") as temporary:
         if binary.flavour == "mysql":
             command = [*binary.command, "--initialize-insecure", "--loose-mysqlx=OFF", "--skip-log-bin"]
-            command += [f"--datadir={fresh}", *_as_root()]
+            command += [f"--datadir={fresh}", f"--tmpdir={temporary}", *_as_root()]
             script = b""
         else:
             share = _share_directory(binary)
@@ -130,7 +136,7 @@ def initialise(directory: Path, binary: ServerBinary, *, lock_fd: int, log: Path
                 _finish(directory, fresh, binary)
                 return
             command = [*binary.command, "--bootstrap", f"--datadir={fresh}", "--skip-log-bin"]
-            command += ["--log-warnings=0", "--enforce-storage-engine=", *_as_root()]
+            command += ["--log-warnings=0", "--enforce-storage-engine=", f"--tmpdir={temporary}", *_as_root()]
             script = _bootstrap_script(share)
         _run(command, script, lock_fd, messages.fileno(), log)
     _finish(directory, fresh, binary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from celers.embedded._admin import Admin
 from celers.embedded.binary import ServerBinary
-from celers.embedded.install import check_data, explain_log, initialise, server_arguments
+from celers.embedded.install import TEMPORARY, check_data, explain_log, initialise, server_arguments
 from celers.embedded.paths import SOCKET_NAME, Lock
 from celers.errors import BrokerConnectionError, BrokerError
 
@@ -129,8 +130,10 @@ class ServerProcess:
         for name in (SOCKET_NAME, f"{SOCKET_NAME}.lock", "server.pid"):
             with contextlib.suppress(OSError):
                 (self._runtime / name).unlink(missing_ok=True)
+        shutil.rmtree(self._runtime / TEMPORARY, ignore_errors=True)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        (self._runtime / TEMPORARY).mkdir(mode=0o700, exist_ok=True)
         arguments = server_arguments(
             self.binary,
             data=self._directory / "data",

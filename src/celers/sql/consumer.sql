@@ -117,7 +117,10 @@ WHERE seq IN (:seqs) AND state = 'processing' AND consumer_no = :consumer_no AND
 
 -- name: count_acked
 -- In the packet of ack_many: counts what it changed on the consumer's own row.
-UPDATE celers_consumers SET completed = completed + ROW_COUNT(), heartbeat_at = UTC_TIMESTAMP(6)
+-- MariaDB goes on with a packet whose client is gone, and ROW_COUNT() is -1 then: stop with 1690, out of range.
+UPDATE celers_consumers
+SET completed = completed + IF(ROW_COUNT() < 0, 9223372036854775807 - ROW_COUNT(), ROW_COUNT()),
+    heartbeat_at = UTC_TIMESTAMP(6)
 WHERE consumer_no = :consumer_no AND queue_id = :queue_id
 
 -- name: beat

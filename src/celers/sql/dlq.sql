@@ -3,3 +3,58 @@
 SELECT id, task_id, task_name, retry_count, max_retries, priority, error_message, failed_at, metadata
 FROM celers_dead_letter_queue WHERE queue_name = :queue_name
 ORDER BY failed_at DESC, id DESC LIMIT :count OFFSET :skip
+
+-- name: get
+-- Primary key.
+SELECT id, task_id, task_name, retry_count, max_retries, priority, error_message, failed_at, metadata
+FROM celers_dead_letter_queue WHERE id = :id AND queue_name = :queue_name
+
+-- name: lock
+-- Whoever locks the letter first requeues it; later ones wait and find nothing. Primary key.
+SELECT id, task_id, priority FROM celers_dead_letter_queue FORCE INDEX (PRIMARY)
+WHERE id = :id AND queue_name = :queue_name FOR UPDATE
+
+-- name: lock_some
+-- The oldest that fit; letters that somebody else requeues just now are passed over. LOCATE takes its text literally
+-- and, by the column's collation, byte by byte. Key idx_dlq_failed_at in order.
+SELECT id, task_id, priority FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_failed_at)
+WHERE queue_name = :queue_name AND (:any_name OR LOCATE(:part, task_name) > 0) AND retry_count >= :least
+ORDER BY failed_at, id LIMIT :count FOR UPDATE SKIP LOCKED
+
+-- name: requeue
+-- A locked letter becomes a new pending task. What told of the old one's delay and progress is left out.
+INSERT INTO celers_tasks (id, queue_id, task_name, payload, payload_encoding, priority, max_retries, timeout_secs,
+  created_at, scheduled_at, metadata, retry_policy, dedup_key, group_id, chord_id, parent_task_id)
+SELECT :task_id, :queue_id, task_name, payload, payload_encoding, priority, max_retries, timeout_secs,
+  @celers_now, @celers_now,
+  JSON_SET(JSON_REMOVE(IFNULL(metadata, '{}'), '$.progress', '$.scheduled_for', '$.delay_seconds'),
+    '$.requeued_from', JSON_EXTRACT(:origin, '$')),
+  retry_policy, dedup_key, group_id, chord_id, parent_task_id
+FROM celers_dead_letter_queue FORCE INDEX (PRIMARY) WHERE id = :id
+
+-- name: delete_locked
+-- One by one: a list might be looked for by a scan, which waits for the rows that others have locked. Primary key.
+DELETE FROM celers_dead_letter_queue WHERE id = :id
+
+-- name: purge
+-- Primary key.
+DELETE FROM celers_dead_letter_queue WHERE id = :id AND queue_name = :queue_name
+
+-- name: purge_some
+-- One chunk, found by a range of key idx_dlq_failed_at and deleted by primary key.
+DELETE celers_dead_letter_queue
+FROM (SELECT id FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_failed_at)
+      WHERE queue_name = :queue_name LIMIT :count) some
+STRAIGHT_JOIN celers_dead_letter_queue FORCE INDEX (PRIMARY) ON celers_dead_letter_queue.id = some.id
+
+-- name: purge_old
+-- The same, of letters older than an age.
+DELETE celers_dead_letter_queue
+FROM (SELECT id FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_failed_at)
+      WHERE queue_name = :queue_name AND failed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND LIMIT :count) old
+STRAIGHT_JOIN celers_dead_letter_queue FORCE INDEX (PRIMARY) ON celers_dead_letter_queue.id = old.id
+
+-- name: statistics
+-- Reads the letters of the queue.
+SELECT task_name, COUNT(*) AS letters, AVG(retry_count), MAX(retry_count)
+FROM celers_dead_letter_queue WHERE queue_name = :queue_name GROUP BY task_name ORDER BY letters DESC, task_name
