@@ -64,7 +64,7 @@ def test_a_claim_is_one_packet(warm, packets, count):
     found = []
     assert packets.count(lambda: found.extend(warm.dequeue_batch(count))) == 1
     assert len(found) == count
-    assert packets.sent[-1].endswith(b";COMMIT")
+    assert packets.sent[-1].count(b";COMMIT") == 1
     assert packets.count(lambda: warm.ack_batch(pairs(found))) == 1
 
 
