@@ -34,7 +34,7 @@ def test_an_enqueue_is_one_packet(warm, packets):
     assert packets.count(lambda: warm.enqueue_at(job(), 2_000_000_000)) == 1
     for text in packets.sent[-4:]:
         assert text.startswith(b"START TRANSACTION;")
-        assert text.endswith(b";COMMIT")
+        assert text.count(b";COMMIT") == 1
         assert text.count(b"COMMIT") == 1
 
 
