@@ -95,6 +95,7 @@ SAMPLES = [
     BatchResultInput(ID, "a", TaskResultStatus.FAILURE, error="x", traceback="y", runtime_ms=1),
     DlqTaskInfo(ID, ID, "a", 3, 3, 0, "boom", NOW, {"k": 1}),
     DlqStatistics(1, (DlqTaskStats("a", 1, 2.5, 3),)),
+    DlqTaskStats("a", 1, 2.5, 3),
     TaskProgress(ID, 12.5, "step", 8, NOW),
     TaskStateTransition(ID, DbTaskState.PROCESSING, "dead_letter", NOW, "w", "boom"),
     TaskNameCount("a", 1, 2, 3, 4, 5, 15),
