@@ -148,9 +148,9 @@ def lock_pending_too(component: AnyComponent, seqs: Sequence[int]) -> Steps[list
     core = component.core
     looked: list[tuple[bytes | None, ...]] = []
     for chunk in chunks(sorted(set(seqs))):
-        results = yield Packet(
-            core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id) + _latest(component)
-        )
+        text = core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id)
+        # Dependants, which a caller's snapshot may not have; `_dependants` has locked them already.
+        results = yield Packet(text + b" LOCK IN SHARE MODE" if component.inside else text)
         looked.extend(results[0].rows)
     return (yield from _lock_looked(component, looked))
 
