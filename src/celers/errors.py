@@ -59,6 +59,7 @@ CONNECTION_ERRNOS = frozenset(
 RETRYABLE_ERRNOS = CONNECTION_ERRNOS | {
     1020,  # record has changed since the last read (snapshot isolation, MariaDB 11.8)
     1040,  # too many connections
+    1105,  # what MySQL says of an interrupted multi-table UPDATE, such as a claim's
     1205,  # lock wait timeout
     1213,  # deadlock
     1317,  # an administrator's KILL QUERY

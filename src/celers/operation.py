@@ -124,7 +124,11 @@ def repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any
     if any(hasattr(value, "__next__") for value in args):
         args = tuple(list(value) if hasattr(value, "__next__") else value for value in args)
     if any(hasattr(value, "__next__") for value in kwargs.values()):
-        kwargs = {name: list(value) if hasattr(value, "__next__") else value for name, value in kwargs.items()}
+        kwargs = {
+            # A cursor given as the connection is an iterator too, and is refused later.
+            name: list(value) if hasattr(value, "__next__") and name != "connection" else value
+            for name, value in kwargs.items()
+        }
     return args, kwargs
 
 

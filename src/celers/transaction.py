@@ -34,6 +34,7 @@ BEGIN_ATTEMPTS = 9
 
 # After these the server has undone the whole transaction; what came next would be committed statement by statement.
 _UNDONE_ERRNOS = frozenset({1020, 1213, 1614, 3101})
+_UNKNOWN_NAME_ERRNOS = frozenset({1054, 1146})
 _ENDS = re.compile(
     r"(?i)(commit|begin|start\s+transaction|xa|rollback(?!\s+(work\s+)?to)|set\s+(@@)?(session[\s.]+)?autocommit)\b"
 )
@@ -43,8 +44,9 @@ _PLAIN = re.compile(r"(select|insert|update|delete|replace|with|values|table|exp
 class Transaction:
     """One transaction; made by `MysqlBroker.with_transaction`.
 
-    It offers `enqueue`, `enqueue_at`, `enqueue_after`, `enqueue_batch`, `ack`, `ack_batch`, `reject`, `cancel` and
-    `store_result` of the broker, bound to the transaction, and runs statements of the caller.
+    It offers `enqueue`, `enqueue_at`, `enqueue_after`, `enqueue_batch`, `ack`, `ack_batch`, `reject`, `cancel`,
+    `update_task_metadata`, `update_error_message` and `store_result` of the broker, bound to the transaction, and runs
+    statements of the caller.
     """
 
     def __init__(self, core: Core, outer: BlockingRunner, pool: Pool) -> None:
@@ -70,6 +72,8 @@ class Transaction:
         self.reject = self._while_open(consumer.reject)
         tasks: Tasks[Sync] = Tasks(self._core, runner)
         self.cancel = self._while_open(tasks.cancel)
+        self.update_task_metadata = self._while_open(tasks.update_metadata)
+        self.update_error_message = self._while_open(tasks.update_error)
         results: Results[Sync] = Results(self._core, runner)
         self.store_result = self._while_open(results.store)
         return self
@@ -184,7 +188,13 @@ class Transaction:
         if _PLAIN.match(sql.lstrip()) is None:
             # It may have changed settings of the session: nobody else gets this connection.
             self._clean = False
-        return self._mapped(lambda connection: connection.fetch(text))
+        try:
+            return self._watched(lambda connection: connection.fetch(text))
+        except DriverError as error:
+            if error.errno in _UNKNOWN_NAME_ERRNOS:
+                # A mistake in the caller's own statement says nothing about the schema of celers.
+                raise BrokerError(f"[{error.errno}] {error.message}", errno=error.errno) from error
+            raise map_error(error) from error
 
     def _open(self) -> Connection:
         if self._connection is None:
@@ -246,7 +256,7 @@ def _bind(sql: str, params: Sequence[object]) -> bytes:
     values = [literal(value).decode("ascii") for value in params]
     places = sum(part.count("%s") for part in parts)
     if places != len(values):
-        raise ValidationError(f"sql has {places} places for {len(values)} values", parameter="params")
+        raise ValidationError(f"params has {len(values)} values for {places} places in sql", parameter="params")
     remaining = iter(values)
     bound = ["".join(_fill(part, remaining)) for part in parts]
     try:

@@ -17,8 +17,15 @@ from celers import model, retry
 from celers.errors import ValidationError
 from celers.model.base import Record, to_json
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
-from celers.model.dlq import DlqTaskInfo
+from celers.model.dlq import DlqStatistics, DlqTaskInfo, DlqTaskStats
 from celers.model.enums import DbTaskState, TaskResultStatus, WorkerStatus
+from celers.model.inspection import (
+    RetryStatistics,
+    TaskAgeDistribution,
+    TaskNameCount,
+    TaskProgress,
+    TaskStateTransition,
+)
 from celers.model.migration import MigrationInfo, MigrationVerification
 from celers.model.result import BatchResultInput, TaskResult, result_status
 from celers.model.stats import HealthStatus, QueueStatistics
@@ -38,6 +45,17 @@ FIELDS = [
         "TYPE-11",
         DlqTaskInfo,
         "id task_id task_name retry_count max_retries priority error_message failed_at metadata",
+    ),
+    ("TYPE-06", TaskProgress, "task_id progress_percent current_step total_steps updated_at"),
+    ("TYPE-07", TaskStateTransition, "task_id from_state to_state transitioned_at worker_id message"),
+    ("TYPE-12", DlqStatistics, "total_tasks by_task_name"),
+    ("TYPE-13", DlqTaskStats, "task_name count avg_retries max_retries"),
+    ("TYPE-15", TaskNameCount, "task_name pending processing completed failed cancelled total"),
+    ("TYPE-19", TaskAgeDistribution, "bucket_label task_count oldest_task_age_secs"),
+    (
+        "TYPE-20",
+        RetryStatistics,
+        "task_name total_retries unique_tasks avg_retries_per_task max_retries_observed",
     ),
     ("TYPE-14", QueueStatistics, "pending processing completed failed cancelled dlq total"),
     (
@@ -76,6 +94,13 @@ SAMPLES = [
     TaskResult(ID, "a", TaskResultStatus.SUCCESS, {"a": [1]}, None, None, NOW, NOW, 5),
     BatchResultInput(ID, "a", TaskResultStatus.FAILURE, error="x", traceback="y", runtime_ms=1),
     DlqTaskInfo(ID, ID, "a", 3, 3, 0, "boom", NOW, {"k": 1}),
+    DlqStatistics(1, (DlqTaskStats("a", 1, 2.5, 3),)),
+    DlqTaskStats("a", 1, 2.5, 3),
+    TaskProgress(ID, 12.5, "step", 8, NOW),
+    TaskStateTransition(ID, DbTaskState.PROCESSING, "dead_letter", NOW, "w", "boom"),
+    TaskNameCount("a", 1, 2, 3, 4, 5, 15),
+    TaskAgeDistribution("< 1 min", 1, 59),
+    RetryStatistics("a", 3, 2, 1.5, 2),
     QueueStatistics(1, 2, 3, 4, 5, 6, 15),
     HealthStatus(True, 2, 1, 3, 4, 5, "11.8"),
     WorkerStatistics("w", 1, 2, 3, NOW, 0.5),
@@ -95,10 +120,7 @@ SAMPLES = [
 
 @pytest.mark.parametrize(
     ("record", "names"),
-    [
-        pytest.param(record, names, marks=pytest.mark.spec(spec), id=record.__name__)
-        for spec, record, names in FIELDS
-    ],
+    [pytest.param(record, names, marks=pytest.mark.spec(spec), id=record.__name__) for spec, record, names in FIELDS],
 )
 def test_fields_in_their_order(record: type[Any], names: str) -> None:
     assert [field.name for field in dataclasses.fields(record)] == names.split()
@@ -120,8 +142,7 @@ def test_every_record(value: Any) -> None:
 
 def test_every_record_of_the_package_is_sampled() -> None:
     modules = [
-        importlib.import_module(f"celers.model.{module.name}")
-        for module in pkgutil.iter_modules(model.__path__)
+        importlib.import_module(f"celers.model.{module.name}") for module in pkgutil.iter_modules(model.__path__)
     ]
     found = {
         value
@@ -183,9 +204,7 @@ class TestResults:
     @pytest.mark.spec("TYPE-10")
     def test_input_refuses(self, field: str, value: Any) -> None:
         with pytest.raises(ValidationError):
-            BatchResultInput(
-                **{"task_id": ID, "task_name": "a", "status": TaskResultStatus.SUCCESS, field: value}
-            )
+            BatchResultInput(**{"task_id": ID, "task_name": "a", "status": TaskResultStatus.SUCCESS, field: value})
 
     @pytest.mark.spec("TYPE-10")
     def test_input_forms(self) -> None:
@@ -209,9 +228,7 @@ class TestPoolConfig:
         assert dataclasses.astuple(PoolConfig()) == (20, 2, 5, 1800, 600)
 
     def test_durations(self) -> None:
-        config = PoolConfig(
-            acquire_timeout_secs=timedelta(seconds=1.5), max_lifetime_secs=None, idle_timeout_secs=None
-        )  # type: ignore[arg-type]
+        config = PoolConfig(acquire_timeout_secs=timedelta(seconds=1.5), max_lifetime_secs=None, idle_timeout_secs=None)  # type: ignore[arg-type]
         assert config.acquire_timeout_secs == 1.5
         assert config.max_lifetime_secs is config.idle_timeout_secs is None
         assert PoolConfig(1, 0).max_connections == 1
@@ -244,9 +261,7 @@ class TestCircuitBreakerConfig:
         assert dataclasses.astuple(CircuitBreakerConfig()) == (5, 60, 2, 1)
         assert CircuitBreakerConfig(timeout_secs=timedelta(minutes=2)).timeout_secs == 120  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize(
-        "field", ["failure_threshold", "timeout_secs", "success_threshold", "half_open_max_calls"]
-    )
+    @pytest.mark.parametrize("field", ["failure_threshold", "timeout_secs", "success_threshold", "half_open_max_calls"])
     @pytest.mark.parametrize("value", [0, -1, True, None, "1"])
     def test_refuses(self, field: str, value: Any) -> None:
         with pytest.raises(ValidationError, match=field):

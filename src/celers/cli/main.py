@@ -26,10 +26,12 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = {
     "demo": "index a directory tree with tasks, and check every result",
+    "dlq": "look at dead letters, requeue them, delete them",
     "enqueue": "enqueue a task by name",
     "migrate": "make or upgrade the tables, list or verify them",
     "server": "the private database server: start, stop, status, url",
     "status": "queues, workers and the server at a glance",
+    "tasks": "look at tasks, cancel them, run them again",
     "worker": "run tasks",
 }
 

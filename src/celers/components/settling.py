@@ -131,11 +131,15 @@ def lock_by_id(component: AnyComponent, ids: Sequence[UUID]) -> Steps[list[Locke
     """Lock tasks in any state, with the rows of the small tables that pending ones stand in."""
     core = component.core
     looked: list[tuple[bytes | None, ...]] = []
-    for chunk in chunks(list(dict.fromkeys(ids))):
+    wanted = list(dict.fromkeys(ids))
+    for chunk in chunks(wanted):
         results = yield Packet(
             core.sql("settle", "look_ids", ids=list(chunk), queue_id=core.queue_id) + _latest(component)
         )
         looked.extend(results[0].rows)
+    if len(looked) < len(wanted) and component.inside and not component.runner.latest:
+        # They may be younger than the caller's snapshot: the next look locks.
+        raise Restart
     return (yield from _lock_looked(component, looked))
 
 
@@ -144,9 +148,9 @@ def lock_pending_too(component: AnyComponent, seqs: Sequence[int]) -> Steps[list
     core = component.core
     looked: list[tuple[bytes | None, ...]] = []
     for chunk in chunks(sorted(set(seqs))):
-        results = yield Packet(
-            core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id) + _latest(component)
-        )
+        text = core.sql("settle", "look_seqs", seqs=list(chunk), queue_id=core.queue_id)
+        # Dependants, which a caller's snapshot may not have; `_dependants` has locked them already.
+        results = yield Packet(text + b" LOCK IN SHARE MODE" if component.inside else text)
         looked.extend(results[0].rows)
     return (yield from _lock_looked(component, looked))
 

@@ -187,6 +187,7 @@ class _InsideRunner:
         steps, needs_queue = operation.steps, operation.needs_queue
 
         def call(*args: Any, **kwargs: Any) -> R:
+            args, kwargs = repeatable(args, kwargs)
             if needs_queue and not self.core.has_queue_id:
                 self.outer.intern_queue()
             return self.run(steps, component, args, kwargs)
