@@ -12,6 +12,7 @@ from celers.broker import (
     LONGEST_POLL_SECS,
     MAX_PAYLOAD_BYTES,
     check_pool_config,
+    core_for_queue,
     make_core,
     poll_wait,
     refuse_later_features,
@@ -69,8 +70,8 @@ class AsyncMysqlBroker(FlatNames[Async]):
         lease_secs: int = 300,
         heartbeat: bool = True,
     ) -> None:
-        refuse_later_features(circuit_breaker_config, idempotency_config, record_history, metrics_registry)
-        core = make_core(queue_name, table_prefix, max_payload_bytes, compress_payloads, lease_secs)
+        refuse_later_features(circuit_breaker_config, idempotency_config, metrics_registry)
+        core = make_core(queue_name, table_prefix, max_payload_bytes, compress_payloads, lease_secs, record_history)
         options = parse_url(database_url)
         pool = AsyncPool(options, check_pool_config(pool_config))
         beats = Heartbeat(options, core.prefix, core.lease_secs) if heartbeat else None
@@ -89,9 +90,7 @@ class AsyncMysqlBroker(FlatNames[Async]):
 
     def for_queue(self, queue_name: str) -> AsyncMysqlBroker:
         """Return a broker for another queue that shares this one's connections."""
-        mine = self.core
-        core = make_core(queue_name, mine.prefix, mine.max_payload_bytes, mine.compress, mine.lease_secs)
-        core.server = mine.server
+        core = core_for_queue(self.core, queue_name)
         other = AsyncMysqlBroker.__new__(AsyncMysqlBroker)
         other._bind(core, self._pool, self._beats, owns_pool=False)  # noqa: SLF001 - of the same class
         return other

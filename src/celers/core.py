@@ -130,16 +130,26 @@ class Core:
         Store new payloads compressed.
     lease_secs : int
         Seconds of silence after which this process's consumers count as dead.
+    record_history : bool
+        Write one history row for each change of a task's state.
     """
 
     def __init__(
-        self, queue_name: str, prefix: str, *, max_payload_bytes: int, compress: bool, lease_secs: int
+        self,
+        queue_name: str,
+        prefix: str,
+        *,
+        max_payload_bytes: int,
+        compress: bool,
+        lease_secs: int,
+        record_history: bool = False,
     ) -> None:
         self.queue_name = queue_name
         self.prefix = prefix
         self.max_payload_bytes = max_payload_bytes
         self.compress = compress
         self.lease_secs = lease_secs
+        self.record_history = record_history
         self.sql = Statements(prefix)
         self.slots = Slots()
         self.server: ServerInfo | None = None

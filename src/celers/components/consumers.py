@@ -146,6 +146,7 @@ def _for_queue(component: Component[Any], queue_id: int, name: str) -> Component
         max_payload_bytes=core.max_payload_bytes,
         compress=core.compress,
         lease_secs=core.lease_secs,
+        record_history=core.record_history,
     )
     other.server = core.server
     other.set_queue_id(queue_id)
