@@ -14,6 +14,7 @@ from celers.broker import (
     LONGEST_POLL_SECS,
     MAX_PAYLOAD_BYTES,
     check_pool_config,
+    core_for_queue,
     make_core,
     poll_wait,
     refuse_later_features,
@@ -73,7 +74,7 @@ class AsyncMysqlBroker(FlatNames[Async]):
         heartbeat: bool = True,
         wake_up: bool = True,
     ) -> None:
-        refuse_later_features(circuit_breaker_config, idempotency_config, record_history, metrics_registry)
+        refuse_later_features(circuit_breaker_config, idempotency_config, metrics_registry)
         options = parse_url(database_url)
         core = make_core(
             queue_name,
@@ -81,6 +82,7 @@ class AsyncMysqlBroker(FlatNames[Async]):
             max_payload_bytes,
             compress_payloads,
             lease_secs,
+            record_history,
             database=options.database or "",
             wake_up=validate.boolean(wake_up, "wake_up"),
         )
@@ -103,17 +105,7 @@ class AsyncMysqlBroker(FlatNames[Async]):
 
     def for_queue(self, queue_name: str) -> AsyncMysqlBroker:
         """Return a broker for another queue that shares this one's connections."""
-        mine = self.core
-        core = make_core(
-            queue_name,
-            mine.prefix,
-            mine.max_payload_bytes,
-            mine.compress,
-            mine.lease_secs,
-            database=mine.database,
-            wake_up=mine.wake_up,
-        )
-        core.server = mine.server
+        core = core_for_queue(self.core, queue_name)
         other = AsyncMysqlBroker.__new__(AsyncMysqlBroker)
         other._bind(core, self._pool, self._beats, owns_pool=False)  # noqa: SLF001 - of the same class
         return other

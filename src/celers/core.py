@@ -132,6 +132,8 @@ class Core:
         Store new payloads compressed.
     lease_secs : int
         Seconds of silence after which this process's consumers count as dead.
+    record_history : bool
+        Write one history row for each change of a task's state.
     database : str
         Name of the database, part of the names of the wake-up's locks.
     wake_up : bool
@@ -146,6 +148,7 @@ class Core:
         max_payload_bytes: int,
         compress: bool,
         lease_secs: int,
+        record_history: bool = False,
         database: str = "",
         wake_up: bool = True,
     ) -> None:
@@ -154,6 +157,7 @@ class Core:
         self.max_payload_bytes = max_payload_bytes
         self.compress = compress
         self.lease_secs = lease_secs
+        self.record_history = record_history
         self.sql = Statements(prefix)
         self.slots = Slots()
         self.database = database

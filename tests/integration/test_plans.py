@@ -26,7 +26,7 @@ from tests.fixtures.crowd import MANY, READY, raw_connection
 
 SQL = Statements("celers_")
 TOPICS = [
-    *("analytics", "consumer", "dlq", "inspection", "maintenance", "producer"),
+    *("analytics", "consumer", "dlq", "history", "inspection", "maintenance", "producer"),
     *("queues", "results", "settle", "tasks", "workers"),
 ]
 STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic)]
@@ -51,6 +51,7 @@ VALUES = {
     "dlq_id": uuid4(),
     "error": None,
     "failed": 1,
+    "from_state": "processing",
     "from_time": datetime(2026, 1, 1, tzinfo=UTC),
     "granted": 1,
     "held": Raw(b"1,2"),
@@ -60,6 +61,7 @@ VALUES = {
     "lease_secs": 300,
     "least": 0,
     "met": 1,
+    "message": None,
     "metadata": '{"key":1}',
     "most": 10,
     "name": "default",
@@ -82,6 +84,7 @@ VALUES = {
     "threshold": 1_000_000,
     "to_time": datetime(2026, 1, 2, tzinfo=UTC),
     "unmet": 0,
+    "with_error": True,
     "values": json.dumps([[SEQS[0], 1, 1, "SUCCESS", None, "1", None, None, 1]]),
     "worker_id": "worker1",
     "worker_ids": ["worker1"],
@@ -193,6 +196,9 @@ HOT = {
     ("dlq", "page"): {"dead_letter_queue": "idx_dlq_failed_at"},
     ("dlq", "lock_some"): {"dead_letter_queue": "idx_dlq_failed_at"},
     ("dlq", "purge_old"): {"dead_letter_queue": "idx_dlq_failed_at"},
+    ("history", "record"): {"tasks": "PRIMARY"},
+    ("history", "started_one"): {"tasks": "PRIMARY"},
+    ("history", "started_many"): {"tasks": "PRIMARY"},
     ("inspection", "find_seq"): {"tasks": "uq_tasks_id"},
     ("inspection", "history"): {"task_history": "idx_history_task_id"},
     ("inspection", "letter_times"): {"dead_letter_queue": "idx_dlq_task_id"},

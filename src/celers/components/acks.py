@@ -162,7 +162,7 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
     core = component.core
     done: list[UUID] = []
     rest: list[Item] = []
-    if component.inside or (all_or_nothing and len(items) > 1):
+    if component.inside or core.record_history or (all_or_nothing and len(items) > 1):
         rest = list(items)
     else:
         own: dict[tuple[int, int], list[Item]] = {}

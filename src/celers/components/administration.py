@@ -7,6 +7,7 @@ from uuid import UUID
 
 from celers import rows as read
 from celers.components.base import Component
+from celers.components.history import record_statements
 from celers.components.settling import (
     Locked,
     Tally,
@@ -109,7 +110,8 @@ def _to_pending(component: Component[Any], locked: list[Locked]) -> Steps[list[b
     by_count: dict[int, list[int]] = {}
     for task in locked:
         by_count.setdefault(waits.get(task.id, 0), []).append(task.seq)
-    statements = [core.sql("settle", "take_time")]
+    statements = record_statements(core, locked, DbTaskState.PENDING.value)
+    statements.append(core.sql("settle", "take_time"))
     for count, seqs in by_count.items():
         for part in chunks(seqs):
             statements.append(core.sql("tasks", "administer", seqs=list(part), unmet=count))
@@ -129,6 +131,7 @@ def _to_processing(component: Component[Any], locked: list[Locked]) -> Steps[tup
     number = opened[0].insert_id
     held = ",".join(str(task.seq) for task in locked)
     return number, [
+        *record_statements(core, locked, DbTaskState.PROCESSING.value),
         *leave_statements(component, locked),
         core.sql("tasks", "satisfy_own", ids=[task.id for task in locked]),
         core.sql("tasks", "administer_processing", consumer_no=number, seqs=[task.seq for task in locked]),

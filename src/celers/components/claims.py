@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from celers import rows as read
 from celers.components.base import Component
+from celers.components.history import started_statements
 from celers.components.settling import Tally, dead_letter_statements, end_dependants, lock_by_seq
 from celers.core import Slot
 from celers.db.driver import Result
@@ -136,6 +137,7 @@ def _claim_once(
         sql("consumer", f"pick_{form}", queue_id=queue_id, count=count),
         sql("consumer", f"take_{form}", queue_id=queue_id),
         sql("consumer", f"start_{form}", consumer_no=consumer_no, worker_no=worker_no),
+        *started_statements(core, form, consumer_no),
         sql("consumer", f"lease_{form}", held=held, consumer_no=consumer_no, queue_id=queue_id),
         sql("consumer", f"read_{form}", consumer_no=consumer_no),
         sql("consumer", "next_due", queue_id=queue_id),

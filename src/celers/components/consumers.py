@@ -150,6 +150,7 @@ def _for_queue(component: Component[Any], queue_id: int, name: str) -> Component
         lease_secs=core.lease_secs,
         database=core.database,
         wake_up=core.wake_up,
+        record_history=core.record_history,
     )
     other.server = core.server
     other.set_queue_id(queue_id)

@@ -33,6 +33,9 @@ class _Fused:
 
     def statements(self, component: Component[Any], slot: Slot) -> list[bytes]:
         """Acknowledge what this slot holds; everything else stays in `left`."""
+        self._groups = []
+        if component.core.record_history:
+            return []
         own: dict[int, list[Item]] = {}
         for item in self.left:
             receipt = item.receipt
@@ -41,7 +44,6 @@ class _Fused:
             if slot.held.get(receipt[0]) == (item.id, receipt[2]):
                 own.setdefault(receipt[2], []).append(item)
         self._consumer_no = slot.consumer_no
-        self._groups = []
         statements: list[bytes] = []
         room = component.core.packet_bytes - FRAME_BYTES
         for deliveries, items in own.items():

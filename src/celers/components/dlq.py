@@ -226,6 +226,17 @@ class DeadLetters(Component[M]):
         statements: list[bytes] = []
         for letter in letters:
             origin = json.dumps({"task_id": str(letter.task_id), "dlq_id": str(letter.id)})
+            if self.core.record_history:
+                statements.append(
+                    sql(
+                        "history",
+                        "requeued",
+                        queue_name=self.core.queue_name,
+                        task_id=letter.new_id,
+                        message=f"requeued from the dead letter {letter.id} of task {letter.task_id}",
+                        id=letter.id,
+                    )
+                )
             statements += [
                 sql("dlq", "requeue", task_id=letter.new_id, queue_id=queue_id, origin=origin, id=letter.id),
                 sql("producer", "ready_last", queue_id=queue_id, sort_rank=-letter.priority),

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from celers import validate
 from celers.components.base import Component, M
+from celers.components.history import created_statements
 from celers.components.parents import insert_dependencies, unmet_counts
 from celers.db.driver import Result
 from celers.errors import (
@@ -229,7 +230,7 @@ class Producer(Component[M]):
         if any(task.metadata.dependencies for task in tasks):
             store = self._insert_dependent(tasks, rows, ids)
         else:
-            store = self._insert_plain(rows, ids, delayed)
+            store = self._insert_plain(tasks, rows, ids, delayed)
         try:
             yield from store
         except BrokerConnectionError as error:
@@ -303,9 +304,12 @@ class Producer(Component[M]):
                 parameter="payload",
             ) from None
 
-    def _insert_plain(self, rows: list[tuple[object, ...]], ids: list[UUID], delayed: bool) -> Steps[None]:
+    def _insert_plain(
+        self, tasks: Sequence[SerializedTask], rows: list[tuple[object, ...]], ids: list[UUID], delayed: bool
+    ) -> Steps[None]:
         core = self.core
         statements = yield from self._insert_statements(rows)
+        yield from self._record(tasks)
         last = len(statements) - 1
         try:
             for number, (insert, count) in enumerate(statements):
@@ -339,7 +343,13 @@ class Producer(Component[M]):
             if self.inside and (delayed or len(ids) > 1):
                 yield from self._place(ids)
         except _Scattered:
+            yield from self._record(tasks)  # what was sent before is rolled back
             yield from self._insert_by_id(statements, ids)
+
+    def _record(self, tasks: Sequence[SerializedTask]) -> Steps[None]:
+        """Write the history of new tasks, before they are inserted; statement by statement, as each may be large."""
+        for text in created_statements(self.core, tasks):
+            yield Packet(text)
 
     def _insert_by_id(self, statements: list[tuple[bytes, int]], ids: list[UUID]) -> Steps[None]:
         """Store rows and find them again by their ids: works whatever numbers they get."""
@@ -367,6 +377,7 @@ class Producer(Component[M]):
         self, tasks: Sequence[SerializedTask], rows: list[tuple[object, ...]], ids: list[UUID]
     ) -> Steps[None]:
         yield Packet(self._guard(), errors={(0, 1690): self._draining})
+        yield from self._record(tasks)
         unmet = yield from unmet_counts(self.core, tasks)
         waits = [(len(unmet[task.metadata.id]),) for task in tasks]
         complete = [row[:15] + wait for row, wait in zip(rows, waits, strict=True)]

@@ -15,9 +15,11 @@ from uuid import UUID
 
 from celers import rows as read
 from celers.components.base import Component
+from celers.components.history import record_statements
 from celers.errors import BrokerConnectionError
 from celers.model.enums import DbTaskState
 from celers.operation import Packet, Restart, Steps
+from celers.states import DEAD_LETTER
 from celers_fast.ids import uuid7
 
 __all__ = [
@@ -239,7 +241,8 @@ def finish_statements(
 ) -> list[bytes]:
     """Bring locked tasks into a terminal state."""
     core = component.core
-    statements = leave_statements(component, tasks)
+    statements = record_statements(core, tasks, state.value, error)
+    statements += leave_statements(component, tasks)
     for chunk in chunks([task.seq for task in tasks]):
         statements.append(core.sql("settle", "finish", state=state.value, error=error, seqs=list(chunk)))
     return statements
@@ -257,7 +260,8 @@ def requeue_statements(
     """Send locked tasks back to pending, due after a delay; `granted` counts the retries."""
     core = component.core
     delay = round(min(delay_secs, LONGEST_DELAY_SECS) * 1_000_000)
-    statements = [core.sql("settle", "take_time")]
+    statements = record_statements(core, tasks, DbTaskState.PENDING.value, error)
+    statements.append(core.sql("settle", "take_time"))
     for chunk in chunks([task.seq for task in tasks]):
         seqs = list(chunk)
         statements.append(
@@ -270,7 +274,8 @@ def requeue_statements(
 def dead_letter_statements(component: AnyComponent, tasks: Sequence[Locked], error: str | None) -> list[bytes]:
     """Move locked tasks to the dead letters."""
     core = component.core
-    statements = [
+    statements = record_statements(core, tasks, DEAD_LETTER, error)
+    statements += [
         core.sql("settle", "dead_letter", dlq_id=uuid7(), queue_name=core.queue_name, error=error, seq=task.seq)
         for task in tasks
     ]

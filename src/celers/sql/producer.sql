@@ -55,7 +55,7 @@ SELECT queue_id, seq FROM celers_tasks WHERE id IN (:ids) AND unmet_dependencies
 -- name: read_placed
 -- Where the rows just inserted belong: number, rank, due time, due already, waits for others. Sees its own transaction.
 SELECT seq, -CAST(priority AS SIGNED), scheduled_at, scheduled_at <= @celers_now, unmet_dependencies > 0
-FROM celers_tasks WHERE id IN (:ids) ORDER BY seq
+FROM celers_tasks FORCE INDEX (uq_tasks_id) WHERE id IN (:ids) ORDER BY seq
 
 -- name: count_stored
 -- How many of these ids are stored: after an unknown outcome, all of them or none.

@@ -112,12 +112,13 @@ WHERE seq IN (:seqs)
 
 -- name: count_consumer
 -- On the row of the consumer that settles; made anew when it was folded meanwhile, so that no count is lost.
+-- The consumer is one of this process, so this is a beat as well.
 INSERT INTO celers_consumers (consumer_no, queue_id, worker_no, lease, lease_secs, heartbeat_at, started_at,
   completed, failed, cancelled, retried)
 VALUES (:consumer_no, :queue_id, 0, '[]', 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6),
   :completed, :failed, :cancelled, :retried)
 ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), failed = failed + VALUES(failed),
-  cancelled = cancelled + VALUES(cancelled), retried = retried + VALUES(retried)
+  cancelled = cancelled + VALUES(cancelled), retried = retried + VALUES(retried), heartbeat_at = VALUES(heartbeat_at)
 
 -- name: count_inside
 -- In a transaction of the caller, however long: a row of its own, so that nobody waits. Maintenance folds it.
