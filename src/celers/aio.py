@@ -72,7 +72,7 @@ class AsyncMysqlBroker(FlatNames[Async]):
         metrics_registry: object | None = None,
         lease_secs: int = 300,
         heartbeat: bool = True,
-        wake_up: bool = True,
+        wake_up: bool = False,
     ) -> None:
         refuse_later_features(circuit_breaker_config, idempotency_config, metrics_registry)
         options = parse_url(database_url)

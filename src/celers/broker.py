@@ -131,7 +131,8 @@ class MysqlBroker(FlatNames[Sync]):
     heartbeat : bool
         Beat in the background for this process's deliveries while it lives.
     wake_up : bool
-        Wake idle consumers when tasks are placed, and be woken while waiting; without it consumers poll.
+        Wake idle consumers when tasks are placed, and be woken while waiting, by `celers.wakeup`. Off by default until
+        every part of it is measured; without it consumers poll.
 
     Raises
     ------
@@ -160,7 +161,7 @@ class MysqlBroker(FlatNames[Sync]):
         metrics_registry: object | None = None,
         lease_secs: int = 300,
         heartbeat: bool = True,
-        wake_up: bool = True,
+        wake_up: bool = False,
     ) -> None:
         refuse_later_features(circuit_breaker_config, idempotency_config, metrics_registry)
         options = parse_url(database_url)

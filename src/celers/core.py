@@ -150,7 +150,7 @@ class Core:
         lease_secs: int,
         record_history: bool = False,
         database: str = "",
-        wake_up: bool = True,
+        wake_up: bool = False,
     ) -> None:
         self.queue_name = queue_name
         self.prefix = prefix
