@@ -31,6 +31,8 @@ __all__ = ["Contender", "Plan", "main", "plan_of"]
 ANSWER_SECS = 900.0
 QUICK_SECS = 520.0
 """When a quick run begins no further round: it has to end within ten minutes."""
+OVERTIME_SECS = 45.0
+"""How long after that it still takes first samples, on a machine too slow for one round."""
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,15 @@ def take(contender: Contender, step: Step) -> None:
     contender.measure(Step(step.key, step.call, args, step.who))
 
 
+def no_time(contender: Contender, step: Step, deadline: float | None) -> bool:
+    """Is it too late to take this sample? Then say so in the report, unless there is one already."""
+    if deadline is None or time.monotonic() < deadline + OVERTIME_SECS:
+        return False
+    if step.key not in contender.samples:
+        contender.missing[step.key] = "no time left"
+    return True
+
+
 def run(plan: Plan, made: Sequence[Contender], *, deadline: float | None, say: Any) -> int:
     """Carry a plan out; return the number of complete rounds."""
     complete = 0
@@ -337,22 +348,20 @@ def run(plan: Plan, made: Sequence[Contender], *, deadline: float | None, say: A
             if step.rounds is not None and number >= step.rounds:
                 continue
             for contender in order:
-                if contender.kind in step.who:
+                if contender.kind in step.who and not no_time(contender, step, deadline):
                     say(f"round {number + 1}: {step.key}, {contender.name}")
                     take(contender, step)
         complete += 1
         if number == 0:
             for step in plan.once:
                 for contender in made:
-                    if contender.kind in step.who:
+                    if contender.kind in step.who and not no_time(contender, step, deadline):
                         say(f"once: {step.key}, {contender.name}")
                         take(contender, step)
         if deadline is not None:
             # The first round is the longest: it takes more kinds of samples.
             expected = (time.monotonic() - began) * (0.7 if number == 0 else 1.0)
-            if number == 0 and plan.rounds > 1 and time.monotonic() + expected > deadline:
-                break
-            if number and time.monotonic() + expected > deadline:
+            if time.monotonic() + expected > deadline:
                 break
     return complete
 

@@ -110,5 +110,5 @@ class Tally:
     def close(self) -> None:
         """Remove the file."""
         self._map.close()
-        for path in self.path.parent.glob(f"{self.path.stem}.*"):
+        for path in (self.path, *self.path.parent.glob(f"{self.path.stem}.*")):
             path.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ from celers.db.driver import Connection, connect, parse_version
 from celers.db.pool import Pool
 from celers.db.url import parse_url
 from tests.fixtures.server import database_at, running
-from tests.fixtures.waiting import until
+from tests.fixtures.waiting import INNODB_EVERY, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -589,7 +589,7 @@ def test_an_interrupted_operation_leaves_no_transaction_behind(sync_broker, tabl
         sync_broker.cancel(task)
     monkeypatch.undo()
     assert sync_broker.pool().active == 0
-    until(lambda: tables.value("SELECT COUNT(*) FROM information_schema.innodb_trx") == 0)
+    until(lambda: tables.value("SELECT COUNT(*) FROM information_schema.innodb_trx") == 0, every=INNODB_EVERY)
     assert sync_broker.cancel(task) is True
 
 

@@ -27,6 +27,7 @@ from celers import (
     TaskResultStatus,
     ValidationError,
 )
+from tests.fixtures.waiting import INNODB_EVERY, until
 
 pytestmark = [pytest.mark.spec("CORE-13"), pytest.mark.timeout(60)]
 
@@ -273,10 +274,8 @@ def test_after_a_deadlock_nothing_more_is_accepted(sync_broker, own_rows, mine, 
 
 
 def wait_for_a_lock_wait(tables):
-    deadline = time.monotonic() + 10
-    while not tables.value("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    waits = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    until(lambda: tables.value(waits), 10, every=INNODB_EVERY)
 
 
 def test_dead_pooled_connections_are_replaced_before_the_block(sync_broker, server, tables):
