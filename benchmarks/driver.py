@@ -10,6 +10,7 @@ A contender subclasses `Driver`, says how tasks are stored and how a worker runs
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -107,8 +108,12 @@ class Driver:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self._directory = tempfile.TemporaryDirectory(prefix="celers-bench-", dir=_memory())
         self._tallies = 0
+
+    @functools.cached_property
+    def _directory(self) -> tempfile.TemporaryDirectory[str]:
+        # Made by the measuring process only: a worker is ended by a signal and could not remove it.
+        return tempfile.TemporaryDirectory(prefix="celers-bench-", dir=_memory())
 
     # What a contender provides
 
@@ -313,8 +318,9 @@ class Driver:
             time.sleep(0.001)
 
     def close(self) -> None:
-        """Disconnect."""
-        self._directory.cleanup()
+        """Disconnect, and remove the shared files."""
+        if "_directory" in self.__dict__:
+            self._directory.cleanup()
 
 
 def _memory() -> str | None:
