@@ -20,9 +20,7 @@ def examples(version: str, server) -> dict[str, list[str]]:
     """The blocks of a guide that fit the server: statements by name."""
     (file,) = [file for file in packaged() if file.version == version]
     found: dict[str, list[str]] = {}
-    for match in re.finditer(
-        r"^-- example: begin (.*)\n((?:--.*\n)*?)-- example: end$", file.text, re.MULTILINE
-    ):
+    for match in re.finditer(r"^-- example: begin (.*)\n((?:--.*\n)*?)-- example: end$", file.text, re.MULTILINE):
         name, _, condition = match[1].partition(" on ")
         kind, _, oldest = condition.partition(" ")
         if kind and (kind == "mariadb") != server.is_mariadb:
@@ -65,9 +63,7 @@ def test_the_partitioning_guide_works(fresh) -> None:
         assert [row[0] for row in answers["look", "SELECT"]] == ["p202602", "p202603", "p202604", "pmax"]
         assert "p202602" in answers["plan", "EXPLAIN"][0]
         assert answers["drop tasks", "SELECT"] == [(0,)]
-        assert fresh.rows("SELECT queue_id, completed, failed, cancelled FROM celers_queue_totals") == [
-            (1, -1, -1, 0)
-        ]
+        assert fresh.rows("SELECT queue_id, completed, failed, cancelled FROM celers_queue_totals") == [(1, -1, -1, 0)]
         assert fresh.rows("SELECT HEX(id) FROM celers_tasks") == [("03" * 16,)]
         assert fresh.rows("SELECT COUNT(*) FROM celers_task_history") == [(2,)]
         assert schema.verify().is_complete

@@ -29,16 +29,13 @@ TABLES = {
         " retry_count max_retries error_message failed_at created_at metadata retry_policy group_id"
         " parent_task_id"
     },
-    "TABLE-04": {
-        "celers_task_history": "id queue_name task_id task_name from_state state timestamp worker_id message"
-    },
+    "TABLE-04": {"celers_task_history": "id queue_name task_id task_name from_state state timestamp worker_id message"},
     "TABLE-05": {
         "celers_task_results": "task_id queue_name task_name status result error traceback created_at"
         " completed_at runtime_ms"
     },
     "TABLE-06": {
-        "celers_task_idempotency": "id queue_name idempotency_key task_name task_id created_at"
-        " expires_at metadata"
+        "celers_task_idempotency": "id queue_name idempotency_key task_name task_id created_at expires_at metadata"
     },
     "TABLE-07": {
         "celers_workflows": "id workflow_name state config created_at started_at completed_at "
@@ -50,8 +47,7 @@ TABLES = {
     },
     "TABLE-08": {"celers_queues": "queue_id name paused draining updated_at"},
     "TABLE-09": {
-        "celers_workers": "worker_no worker_id queue_id last_heartbeat status task_count"
-        " capabilities updated_at"
+        "celers_workers": "worker_no worker_id queue_id last_heartbeat status task_count capabilities updated_at"
     },
     "TABLE-10": {"celers_task_groups": "group_id queue_name task_count created_at metadata"},
     "TABLE-11": {
@@ -98,8 +94,7 @@ def test_tables_have_the_columns_and_types_of_the_specification(fresh) -> None:
     assert {
         row[0]
         for row in fresh.rows(
-            "SELECT table_name FROM information_schema.statistics WHERE table_schema=%s AND"
-            " index_name='PRIMARY'",
+            "SELECT table_name FROM information_schema.statistics WHERE table_schema=%s AND index_name='PRIMARY'",
             (fresh.name,),
         )
     } == set(columns)
@@ -153,10 +148,7 @@ class Prompt:
         return dict(self.run("SELECT id, state FROM celers_tasks_view"))
 
     def waiting(self) -> dict[str, int]:
-        return {
-            name: self.one(f"SELECT COUNT(*) FROM celers_{name}")
-            for name in ("ready", "scheduled", "blocked")
-        }
+        return {name: self.one(f"SELECT COUNT(*) FROM celers_{name}") for name in ("ready", "scheduled", "blocked")}
 
 
 @pytest.fixture
@@ -190,9 +182,7 @@ def test_enqueue_by_procedure(prompt) -> None:
         " celers_tasks USING (seq)"
     ) == [(0, 3_600_500_000)]
     assert prompt.run("SELECT DISTINCT sort_rank FROM celers_ready ORDER BY 1") == [(-7,), (2**31,)]
-    assert prompt.run(
-        "SELECT queue_name, ready, scheduled, blocked FROM celers_queues_view ORDER BY queue_id"
-    ) == [
+    assert prompt.run("SELECT queue_name, ready, scheduled, blocked FROM celers_queues_view ORDER BY queue_id") == [
         ("mail", 1, 1, 0),
         ("other queue", 20, 0, 0),
     ]
@@ -275,10 +265,7 @@ def test_move_to_dlq_keeps_every_field(prompt) -> None:
         (task, "mail", "0a0a0a0a-0a0a-0a0a-0a0a-0a0a0a0a0a0a", "0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b")
     ]
     assert UUID(prompt.one("SELECT id FROM celers_dlq_view")).version == 7
-    assert (
-        prompt.one("SELECT ABS(TIMESTAMPDIFF(SECOND, failed_at, UTC_TIMESTAMP(6))) < 60 FROM celers_dlq_view")
-        == 1
-    )
+    assert prompt.one("SELECT ABS(TIMESTAMPDIFF(SECOND, failed_at, UTC_TIMESTAMP(6))) < 60 FROM celers_dlq_view") == 1
     assert prompt.states() == {}
     assert prompt.run("SELECT * FROM celers_task_history") == []
     assert prompt.run("SELECT * FROM celers_queue_totals") == []
@@ -293,9 +280,7 @@ def test_move_to_dlq_cancels_what_waits_for_the_task(prompt) -> None:
     prompt.depends(late, task)
     prompt.depends(done, task)
     prompt.depends(other, task, satisfied=True)
-    prompt.run(
-        "INSERT INTO celers_blocked SELECT queue_id, seq FROM celers_tasks WHERE task_name IN ('c', 'g')"
-    )
+    prompt.run("INSERT INTO celers_blocked SELECT queue_id, seq FROM celers_tasks WHERE task_name IN ('c', 'g')")
     prompt.run("DELETE r FROM celers_ready r JOIN celers_blocked b USING (queue_id, seq)")
     prompt.run("UPDATE celers_tasks SET scheduled_at='2099-01-01' WHERE task_name='l'")
     prompt.run(
@@ -368,8 +353,7 @@ def test_views_show_names_and_text(prompt) -> None:
         " FROM celers_queues"
     )
     prompt.run(
-        "UPDATE celers_tasks SET state='processing', consumer_no=3, worker_no=(SELECT worker_no FROM"
-        " celers_workers)"
+        "UPDATE celers_tasks SET state='processing', consumer_no=3, worker_no=(SELECT worker_no FROM celers_workers)"
     )
     prompt.run(
         "INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at,"
@@ -385,12 +369,8 @@ def test_views_show_names_and_text(prompt) -> None:
     assert prompt.run("SELECT id, queue_name, worker_id, chord_id FROM celers_tasks_view") == [
         (task, "mail", "w1", None)
     ]
-    ((worker, queue, silent),) = prompt.run(
-        "SELECT worker_id, queue_name, silent_secs FROM celers_workers_view"
-    )
+    ((worker, queue, silent),) = prompt.run("SELECT worker_id, queue_name, silent_secs FROM celers_workers_view")
     assert (worker, queue) == ("w1", "mail")
     assert 5 <= silent < 60
     assert prompt.run("SELECT task_id, status, result FROM celers_results_view") == [(task, "SUCCESS", "[1]")]
-    assert prompt.run("SELECT processing, consumers, failed, dead_letters FROM celers_queues_view") == [
-        (1, 1, 3, 0)
-    ]
+    assert prompt.run("SELECT processing, consumers, failed, dead_letters FROM celers_queues_view") == [(1, 1, 3, 0)]

@@ -21,11 +21,7 @@ VALUES = [
     (
         "ENUM-07",
         enums.TaskHook,
-        " ".join(
-            f"{when}_{what}"
-            for what in ("enqueue", "dequeue", "ack", "reject")
-            for when in ("before", "after")
-        ),
+        " ".join(f"{when}_{what}" for what in ("enqueue", "dequeue", "ack", "reject") for when in ("before", "after")),
     ),
     ("ENUM-08", enums.ScalingAction, "scale_up optimal scale_down"),
     ("ENUM-09", enums.QueueTrend, "rapid_growth slow_growth stable slow_shrink rapid_shrink"),
@@ -35,8 +31,7 @@ VALUES = [
     ("ENUM-13", enums.ReplicaStatus, "healthy warning critical error"),
 ]
 CASES = [
-    pytest.param(enum, values.split(), marks=pytest.mark.spec(spec), id=enum.__name__)
-    for spec, enum, values in VALUES
+    pytest.param(enum, values.split(), marks=pytest.mark.spec(spec), id=enum.__name__) for spec, enum, values in VALUES
 ]
 ALL = [enum for _, enum, _ in VALUES]
 
@@ -77,9 +72,7 @@ def test_parse_refuses_unknown_text(enum: type[ParsedEnum], text: object) -> Non
 
 
 def test_every_enumeration_is_listed() -> None:
-    found = {
-        value for value in vars(enums).values() if isinstance(value, type) and issubclass(value, ParsedEnum)
-    }
+    found = {value for value in vars(enums).values() if isinstance(value, type) and issubclass(value, ParsedEnum)}
     assert found - {ParsedEnum} == set(ALL)
     assert {enum.__name__ for enum in ALL} == set(enums.__all__)
 

@@ -71,9 +71,7 @@ class TestDelays:
         delays = {strategy.calculate_delay(3) for _ in range(100)}
         assert len(delays) > 90
         assert all(12 < delay <= 16 for delay in delays)
-        assert strategy.calculate_delay(3, rng=random.Random(1)) == strategy.calculate_delay(
-            3, rng=random.Random(1)
-        )
+        assert strategy.calculate_delay(3, rng=random.Random(1)) == strategy.calculate_delay(3, rng=random.Random(1))
 
     @given(strategies, st.integers(0, 10**9), st.floats(0, 1, exclude_max=True))
     def test_bounds(self, strategy: RetryStrategy, attempt: int, number: float) -> None:
@@ -84,10 +82,7 @@ class TestDelays:
             exact = strategy.base_delay_secs * min(strategy.multiplier ** min(attempt, 100), 1e300)
             assert delay <= strategy.max_delay_secs
             assert delay == math.floor(delay)
-            assert (
-                math.isclose(delay, min(exact, strategy.max_delay_secs), rel_tol=1e-9, abs_tol=1)
-                or attempt > 100
-            )
+            assert math.isclose(delay, min(exact, strategy.max_delay_secs), rel_tol=1e-9, abs_tol=1) or attempt > 100
         elif isinstance(strategy, ExponentialWithJitter):
             assert delay <= strategy.max_delay_secs
             top = strategy.calculate_delay(attempt, rng=Always(0.0))

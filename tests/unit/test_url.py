@@ -238,11 +238,7 @@ class TestSecrets:
     def test_errors_never_show_a_password(self, url: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             parse_url(url.format(SECRET))
-        text = (
-            str(caught.value)
-            + repr(caught.value.args)
-            + "".join(traceback.format_exception_only(caught.value))
-        )
+        text = str(caught.value) + repr(caught.value.args) + "".join(traceback.format_exception_only(caught.value))
         assert SECRET not in text
         printed = "".join(traceback.format_exception(caught.value))
         # The traceback of this test shows the template, never the filled URL.
@@ -263,9 +259,7 @@ texts = st.text(max_size=30).filter(lambda text: "\0" not in text and encodable(
 databases = st.text(min_size=1, max_size=64).filter(
     lambda text: text == text.strip() and not {"/", "\0"} & set(text) and encodable(text)
 )
-hosts = st.sampled_from(
-    ["localhost", "db-1.example.org", "10.0.0.1", "::1", "fe80::1%eth0", "bücher.example"]
-)
+hosts = st.sampled_from(["localhost", "db-1.example.org", "10.0.0.1", "::1", "fe80::1%eth0", "bücher.example"])
 common = {
     "database": databases,
     "connect_timeout": seconds,

@@ -81,9 +81,7 @@ class TestDuration:
     def test_timedelta(self, value: timedelta) -> None:
         assert validate.duration(value, "delay") == value.total_seconds()
 
-    @pytest.mark.parametrize(
-        "value", [-1, -1e-9, timedelta(-1), NAN, INF, -INF, True, False, "1", None, HUGE_CASE, 1j]
-    )
+    @pytest.mark.parametrize("value", [-1, -1e-9, timedelta(-1), NAN, INF, -INF, True, False, "1", None, HUGE_CASE, 1j])
     def test_refuses(self, value: object) -> None:
         refused(validate.duration, value, "delay_secs", name="delay_secs")
 
