@@ -49,16 +49,18 @@ class Analytics(Component[M]):
         about 0.3 s.
         """
         results = yield Packet(self.core.sql("analytics", "names", queue_id=self.core.queue_id))
-        return [
-            TaskNameCount(read.text(row[0]), *(read.integer(value) for value in row[1:])) for row in results[0].rows
-        ]
+        names: dict[str, dict[str, int]] = {}
+        for row in results[0].rows:
+            names.setdefault(read.text(row[0]), {})[read.text(row[1])] = read.integer(row[2])
+        counts = [TaskNameCount(name, **states, total=sum(states.values())) for name, states in names.items()]
+        return sorted(counts, key=lambda count: (-count.total, count.task_name))
 
     @operation("read")
     def age_distribution(self) -> Steps[list[TaskAgeDistribution]]:
         """Return the pending tasks by the time since they were enqueued, in five buckets from young to old.
 
         The buckets end below 1, 5, 15 and 60 minutes; empty ones are there as well. Scheduled and blocked tasks are
-        pending, too. Costs one look-up by primary key for each pending task.
+        pending, too. Costs one look-up by primary key for each pending task: about half a second for 100,000.
         """
         results = yield Packet(self.core.sql("analytics", "ages", queue_id=self.core.queue_id))
         found = {read.integer(row[0]): (read.integer(row[1]), read.integer(row[2])) for row in results[0].rows}
@@ -68,8 +70,8 @@ class Analytics(Component[M]):
     def retry_statistics(self) -> Steps[list[RetryStatistics]]:
         """Return the retries of stored tasks by name, most retries first, then by name.
 
-        Tasks that were never retried are left out; a first delivery is no retry. Reads the tasks of the queue: about
-        a second per million of them.
+        Tasks that were never retried are left out; a first delivery is no retry. Reads the tasks of the queue: 1 to 2 s
+        per million of them, with or without the reporting indexes.
         """
         results = yield Packet(self.core.sql("analytics", "retries", queue_id=self.core.queue_id))
         found = []
