@@ -21,6 +21,8 @@ from celers import (
     ValidationError,
 )
 from celers.retry import Fixed, RetryPolicy
+from tests.fixtures import contenders
+from tests.fixtures.contenders import contest
 
 KEPT = [
     *("task_name", "payload", "payload_encoding", "priority", "max_retries", "timeout_secs", "retry_policy"),
@@ -146,6 +148,21 @@ def test_one_of_eight_callers_requeues_a_letter(make_sync, tables):
         assert brokers[0].dequeue().task_id == won[0]
     assert brokers[0].queue_size() == 0
     tables.check(brokers[0])
+
+
+@pytest.mark.spec("DLQ-03", "DLQ-08", "DEF-26", "ARCH-04")
+def test_eight_processes_requeue_each_letter_once(sync_broker, database_url, tables):
+    letters = bury(sync_broker, *["job"] * 90)
+    with contest(database_url, *[(contenders.requeue, letters, seed) for seed in range(8)]) as running:
+        found = running.end()
+    made = [task_id for one in found for task_id in one["made"]]
+    tasks = sync_broker.list_tasks(DbTaskState.PENDING, 1000, 0)
+    assert len(tasks) == len(made) + sum(one["replayed"] for one in found) == 90
+    assert {task.metadata["requeued_from"]["dlq_id"] for task in tasks} == {str(letter) for letter in letters}
+    assert {*made} <= {task.id for task in tasks}
+    assert len({*made}) == len(made)
+    assert sync_broker.get_statistics().dlq == 0
+    tables.check(sync_broker)
 
 
 @pytest.mark.spec("DLQ-03", "DLQ-08", "CTRL-04")
