@@ -32,7 +32,7 @@ STRAIGHT_JOIN celers_scheduled FORCE INDEX (PRIMARY) ON celers_scheduled.due_at 
 -- name: pick_many
 -- The first ready rows in key order, locking only those; a paused queue looks under number 0, which has none.
 SELECT JSON_ARRAYAGG(JSON_ARRAY(sort_rank, seq)), JSON_ARRAYAGG(seq) INTO @celers_keys, @celers_seqs
-FROM (SELECT sort_rank, seq FROM celers_ready WHERE queue_id = IF(@celers_paused, 0, :queue_id)
+FROM (SELECT sort_rank, seq FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = IF(@celers_paused, 0, :queue_id)
       ORDER BY sort_rank, seq LIMIT :count FOR UPDATE SKIP LOCKED) picked
 
 -- name: take_many
@@ -66,7 +66,7 @@ WHERE t.consumer_no = :consumer_no AND t.state = 'processing'
 -- name: pick_one
 -- As pick_many for a single task. MAX over one row gives NULL when there is none.
 SELECT MAX(sort_rank), MAX(seq) INTO @celers_rank, @celers_seq
-FROM (SELECT sort_rank, seq FROM celers_ready WHERE queue_id = IF(@celers_paused, 0, :queue_id)
+FROM (SELECT sort_rank, seq FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = IF(@celers_paused, 0, :queue_id)
       ORDER BY sort_rank, seq LIMIT 1 FOR UPDATE SKIP LOCKED) picked
 
 -- name: take_one
@@ -91,7 +91,8 @@ FROM celers_tasks WHERE seq = @celers_seq AND consumer_no = :consumer_no AND sta
 
 -- name: next_due
 -- Microseconds until the next scheduled task of the queue is due; NULL without any. Key idx_scheduled_queue.
-SELECT TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), MIN(due_at)) FROM celers_scheduled WHERE queue_id = :queue_id
+SELECT TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), MIN(due_at))
+FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id
 
 -- name: lock_lease
 -- After a claim whose outcome is unknown.

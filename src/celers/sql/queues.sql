@@ -22,25 +22,28 @@ SELECT queue_id FROM celers_queues WHERE queue_id = :queue_id FOR UPDATE
 
 -- name: count_pending
 -- Ready, scheduled and blocked tasks; each part is a range of a key that starts with queue_id.
-SELECT (SELECT COUNT(*) FROM celers_ready WHERE queue_id = :queue_id)
-     + (SELECT COUNT(*) FROM celers_scheduled WHERE queue_id = :queue_id)
-     + (SELECT COUNT(*) FROM celers_blocked WHERE queue_id = :queue_id)
+SELECT (SELECT COUNT(*) FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id)
+     + (SELECT COUNT(*) FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id)
+     + (SELECT COUNT(*) FROM celers_blocked FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id)
 
 -- name: count_pending_up_to
 -- As count_pending, but stops counting at a limit: enqueue_with_capacity asks on every call.
-SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM celers_ready WHERE queue_id = :queue_id LIMIT :most) ready)
-     + (SELECT COUNT(*) FROM (SELECT 1 FROM celers_scheduled WHERE queue_id = :queue_id LIMIT :most) scheduled)
-     + (SELECT COUNT(*) FROM (SELECT 1 FROM celers_blocked WHERE queue_id = :queue_id LIMIT :most) blocked)
+SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM celers_ready FORCE INDEX (PRIMARY)
+                             WHERE queue_id = :queue_id LIMIT :most) ready)
+     + (SELECT COUNT(*) FROM (SELECT 1 FROM celers_scheduled FORCE INDEX (idx_scheduled_queue)
+                             WHERE queue_id = :queue_id LIMIT :most) scheduled)
+     + (SELECT COUNT(*) FROM (SELECT 1 FROM celers_blocked FORCE INDEX (PRIMARY)
+                             WHERE queue_id = :queue_id LIMIT :most) blocked)
 
 -- name: statistics
 -- Pending from the small tables, processing from the leases, the rest from the counters: one snapshot, no scan of tasks.
 SELECT
-  (SELECT COUNT(*) FROM celers_ready WHERE queue_id = :queue_id)
-  + (SELECT COUNT(*) FROM celers_scheduled WHERE queue_id = :queue_id)
-  + (SELECT COUNT(*) FROM celers_blocked WHERE queue_id = :queue_id),
+  (SELECT COUNT(*) FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id)
+  + (SELECT COUNT(*) FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id)
+  + (SELECT COUNT(*) FROM celers_blocked FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id),
   (SELECT COUNT(DISTINCT t.seq) FROM celers_consumers c
      STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
-     STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+     STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
      WHERE c.queue_id = :queue_id AND t.state = 'processing' AND t.consumer_no = c.consumer_no),
   (SELECT IFNULL(SUM(completed), 0) FROM celers_consumers WHERE queue_id = :queue_id)
   + (SELECT IFNULL(SUM(completed), 0) FROM celers_queue_totals WHERE queue_id = :queue_id),

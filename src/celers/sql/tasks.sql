@@ -16,7 +16,7 @@ SELECT t.id, t.task_name, t.state, t.priority, t.retry_count, t.max_retries, t.c
   t.unmet_dependencies
 FROM (SELECT seq FROM celers_tasks FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id
       ORDER BY seq DESC LIMIT :count OFFSET :skip) newest
-STRAIGHT_JOIN celers_tasks t ON t.seq = newest.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = newest.seq
 LEFT JOIN celers_workers w ON w.worker_no = t.worker_no
 ORDER BY t.seq DESC
 
@@ -26,7 +26,7 @@ SELECT t.id, t.task_name, t.state, t.priority, t.retry_count, t.max_retries, t.c
   t.unmet_dependencies
 FROM (SELECT seq FROM celers_tasks FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id AND state = :state
       ORDER BY seq DESC LIMIT :count OFFSET :skip) newest
-STRAIGHT_JOIN celers_tasks t ON t.seq = newest.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = newest.seq
 LEFT JOIN celers_workers w ON w.worker_no = t.worker_no
 ORDER BY t.seq DESC
 
@@ -36,20 +36,22 @@ SELECT t.id, t.task_name, t.priority, s.due_at, t.created_at,
   GREATEST(0, TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), s.due_at))
 FROM (SELECT due_at, seq FROM celers_scheduled FORCE INDEX (idx_scheduled_queue)
       WHERE queue_id = :queue_id AND due_at > UTC_TIMESTAMP(6) ORDER BY due_at, seq LIMIT :count OFFSET :skip) s
-STRAIGHT_JOIN celers_tasks t ON t.seq = s.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = s.seq
 ORDER BY s.due_at, s.seq
 
 -- name: count_scheduled
-SELECT COUNT(*) FROM celers_scheduled WHERE queue_id = :queue_id AND due_at > UTC_TIMESTAMP(6)
+SELECT COUNT(*) FROM celers_scheduled FORCE INDEX (idx_scheduled_queue)
+WHERE queue_id = :queue_id AND due_at > UTC_TIMESTAMP(6)
 
 -- name: overdue
 -- Ready or promoted tasks that have been due for longer than an age, with that time in seconds.
 SELECT t.id, FLOOR(TIMESTAMPDIFF(MICROSECOND, t.scheduled_at, UTC_TIMESTAMP(6)) / 1000000)
-FROM celers_ready r STRAIGHT_JOIN celers_tasks t ON t.seq = r.seq
+FROM celers_ready r FORCE INDEX (PRIMARY) STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = r.seq
 WHERE r.queue_id = :queue_id AND t.scheduled_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
 UNION ALL
 SELECT t.id, FLOOR(TIMESTAMPDIFF(MICROSECOND, t.scheduled_at, UTC_TIMESTAMP(6)) / 1000000)
-FROM celers_scheduled s STRAIGHT_JOIN celers_tasks t ON t.seq = s.seq
+FROM celers_scheduled s FORCE INDEX (idx_scheduled_queue)
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = s.seq
 WHERE s.queue_id = :queue_id AND s.due_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
 LIMIT :count
 

@@ -17,7 +17,7 @@ ON DUPLICATE KEY UPDATE last_heartbeat = VALUES(last_heartbeat), status = VALUES
 -- Tasks of one worker that are processing, from the leases.
 SELECT COUNT(DISTINCT t.seq) FROM celers_consumers c
 STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
-STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
 WHERE c.queue_id = :queue_id AND t.state = 'processing' AND t.consumer_no = c.consumer_no
   AND t.worker_no = :worker_no
 
@@ -42,7 +42,7 @@ ORDER BY last_heartbeat DESC, worker_id
 -- Workers with at least one processing task, from the leases.
 SELECT DISTINCT w.worker_id FROM celers_consumers c
 STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
-STRAIGHT_JOIN celers_tasks t ON t.seq = held.seq
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
 STRAIGHT_JOIN celers_workers w ON w.worker_no = t.worker_no
 WHERE c.queue_id = :queue_id AND t.state = 'processing' AND t.consumer_no = c.consumer_no
 ORDER BY w.worker_id
