@@ -183,6 +183,8 @@ def _take_over(component: Component[Any], slot: Slot, count: int) -> Steps[tuple
     No more than `count` rows; while there are more the slot stays in doubt, and its lease as it is.
     """
     core = component.core
+    # As it is before the look: while the answer is under way another thread may acknowledge what it still shows.
+    known = {seq: deliveries for seq, (_, deliveries) in list(slot.held.items())}
     lease, held = yield Packet(
         core.sql("consumer", "lock_lease", consumer_no=slot.consumer_no, queue_id=core.queue_id),
         core.sql("consumer", "read_lease", consumer_no=slot.consumer_no, queue_id=core.queue_id),
@@ -193,7 +195,7 @@ def _take_over(component: Component[Any], slot: Slot, count: int) -> Steps[tuple
     slot.in_doubt = False
     if not lease.rows:
         raise _DeclaredDead
-    found = tuple(row for row in held.rows if read.integer(row[0]) not in slot.held)
+    found = tuple(row for row in held.rows if known.get(read.integer(row[0])) != read.integer(row[11]))
     slot.in_doubt = len(found) > count
     return found[:count]
 
