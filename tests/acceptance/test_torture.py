@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
 TASKS = 20_000
 KILLS = 12
-LOGGED_AT_ONCE = 1000
+KILLED_PROCESSES = KILLS + KILLS // 4  # every fourth kill takes two
+IN_ONE_PACKET = 10
 
 
 def start_producer(url: str, first: int, count: int, path: Path) -> subprocess.Popen:
@@ -92,6 +93,6 @@ def test_workers_that_are_killed_every_second(database_url, tmp_path, server):
     # Each acknowledgement that was reported is the one that the row shows, and there is one for each task.
     wrong = {one: seen for one, seen in acks.items() if seen != [deliveries[one]]}
     assert wrong == {}
-    # Only a process that was killed between its commit and its log line can have left one out.
-    assert len(ids) - len(acks) <= KILLS * 2 * LOGGED_AT_ONCE / 10
+    # Only a process that was killed between its commit and its log line can have left some out: those of one packet.
+    assert len(ids) - len(acks) <= KILLED_PROCESSES * IN_ONE_PACKET
     assert any(count > 1 for count in deliveries.values())
