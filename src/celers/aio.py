@@ -29,6 +29,7 @@ from celers.components.producer import Producer
 from celers.components.queues import Queues
 from celers.components.results import Results
 from celers.components.tasks import Tasks
+from celers.components.transfer import Transfer
 from celers.components.workers import Workers
 from celers.core import Core
 from celers.db.aio import AsyncPool, AsyncRunner
@@ -167,6 +168,11 @@ class AsyncMysqlBroker(FlatNames[Async]):
     def maintenance(self) -> Maintenance[Async]:
         """Upkeep."""
         return Maintenance(self.core, self._runner)
+
+    @cached_property
+    def transfer(self) -> Transfer[Async]:
+        """Tasks and dead letters as JSON."""
+        return Transfer(self.core, self._runner)
 
     @cached_property
     def migrations(self) -> Migrations[Async]:

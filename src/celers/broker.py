@@ -20,6 +20,7 @@ from celers.components.producer import Producer
 from celers.components.queues import Queues
 from celers.components.results import Results
 from celers.components.tasks import Tasks
+from celers.components.transfer import Transfer
 from celers.components.workers import Workers
 from celers.core import Core
 from celers.db.pool import ConnectionPool, Pool
@@ -272,6 +273,11 @@ class MysqlBroker(FlatNames[Sync]):
     def maintenance(self) -> Maintenance[Sync]:
         """Upkeep."""
         return Maintenance(self.core, self._runner)
+
+    @cached_property
+    def transfer(self) -> Transfer[Sync]:
+        """Tasks and dead letters as JSON."""
+        return Transfer(self.core, self._runner)
 
     @cached_property
     def migrations(self) -> Migrations[Sync]:

@@ -16,8 +16,9 @@ from celers.components.producer import Producer
 from celers.components.queues import Queues
 from celers.components.results import Results
 from celers.components.tasks import Tasks
+from celers.components.transfer import Transfer
 from celers.components.workers import Workers
-from celers.operation import Async, Flat, Sync, flat
+from celers.operation import Async, Flat, Sync, flat, flat_stream
 
 __all__ = ["FlatNames"]
 
@@ -113,6 +114,14 @@ class FlatNames(Flat[M]):
     recover_stuck_tasks = flat(Maintenance.recover_stuck)
     requeue_stuck_tasks_by_worker = flat(Maintenance.requeue_stuck_of_worker)
     purge_all = flat(Maintenance.purge_all)
+
+    # transfer: tasks and dead letters as JSON
+    export_tasks = flat(Transfer.export_tasks)
+    iter_export_tasks = flat_stream(Transfer.iter_export_tasks)
+    import_tasks = flat(Transfer.import_tasks)
+    import_tasks_from = flat(Transfer.import_tasks_from)
+    export_dlq = flat(Transfer.export_dlq)
+    iter_export_dlq = flat_stream(Transfer.iter_export_dlq)
 
     # migrations: the version of the schema
     migrate = flat(Migrations.migrate)

@@ -27,7 +27,7 @@ from tests.fixtures.crowd import MANY, READY, raw_connection
 SQL = Statements("celers_")
 TOPICS = [
     *("analytics", "consumer", "dlq", "history", "inspection", "maintenance", "producer"),
-    *("queues", "results", "settle", "tasks", "workers"),
+    *("queues", "results", "settle", "tasks", "transfer", "workers"),
 ]
 STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic)]
 
@@ -51,6 +51,7 @@ VALUES = {
     "dlq_id": uuid4(),
     "error": None,
     "failed": 1,
+    "failed_at": datetime(2030, 1, 1, tzinfo=UTC),
     "from_state": "processing",
     "from_time": datetime(2026, 1, 1, tzinfo=UTC),
     "granted": 1,
@@ -58,6 +59,7 @@ VALUES = {
     "id": IDS[0],
     "ids": IDS,
     "isolated": False,
+    "last": 10**9,
     "lease_secs": 300,
     "least": 0,
     "met": 1,
@@ -110,7 +112,13 @@ SCANS = {
     ("maintenance", "purge_dedup"): "a purge of the whole queue; deduplication has no index by task",
 }
 # Reads the primary key in order and stops at its limit.
-WALKS = {("tasks", "page"), ("tasks", "page_of_state"), ("maintenance", "purge_pick"), ("maintenance", "due_keys")}
+WALKS = {
+    ("tasks", "page"),
+    ("tasks", "page_of_state"),
+    ("maintenance", "purge_pick"),
+    ("maintenance", "due_keys"),
+    ("transfer", "export_tasks"),
+}
 # Sorts rows that it has found by key already: a page, the contents of leases.
 SORTS = {
     ("analytics", "ages"),
@@ -125,6 +133,8 @@ SORTS = {
     ("tasks", "page"),
     ("tasks", "page_of_state"),
     ("tasks", "scheduled_page"),
+    ("transfer", "tasks_page"),
+    ("transfer", "letters_page"),
     ("maintenance", "leased"),
     ("maintenance", "dead_consumers"),
     ("maintenance", "rows_of"),
@@ -207,6 +217,9 @@ HOT = {
     ("inspection", "progress"): {"tasks": "uq_tasks_id"},
     ("inspection", "set_metadata"): {"tasks": "PRIMARY"},
     ("inspection", "set_progress"): {"tasks": "PRIMARY"},
+    ("transfer", "export_tasks"): {"tasks": "PRIMARY", "task_dependencies": "uq_dependencies_task_parent"},
+    ("transfer", "tasks_page"): {"tasks": "PRIMARY", "task_dependencies": "uq_dependencies_task_parent"},
+    ("transfer", "set_unmet"): {"tasks": "uq_tasks_id"},
 }
 
 

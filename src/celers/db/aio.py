@@ -486,8 +486,15 @@ class AsyncRunner:
         """Make the asyncio generator function that users see for one stream of one component."""
 
         async def values(*args: Any, **kwargs: Any) -> AsyncIterator[R]:
+            if self.closed:
+                raise closed_error()
             steps = stream.steps(component, *args, **kwargs)
-            request = next(steps, None)  # bad parameters are refused before anything is opened
+            try:
+                request = next(steps, None)  # bad parameters are refused before anything is opened
+            except QueueUnknown:
+                await self.intern_queue()
+                steps = stream.steps(component, *args, **kwargs)
+                request = next(steps, None)
             connection: ThreadConnection | None = None
             try:
                 while request is not None:

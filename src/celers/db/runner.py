@@ -86,8 +86,15 @@ class BlockingRunner:
         """Make the generator function that users see for one stream of one component."""
 
         def values(*args: Any, **kwargs: Any) -> Iterator[R]:
+            if self.closed:
+                raise closed_error()
             steps = stream.steps(component, *args, **kwargs)
-            request = next(steps, None)  # bad parameters are refused before anything is opened
+            try:
+                request = next(steps, None)  # bad parameters are refused before anything is opened
+            except QueueUnknown:
+                self.intern_queue()
+                steps = stream.steps(component, *args, **kwargs)
+                request = next(steps, None)
             connection: Connection | None = None
             try:
                 while request is not None:

@@ -1,0 +1,500 @@
+"""The form in which tasks and dead letters leave a database, and in which tasks come back into one.
+
+An object for each task, made of what JSON knows; payloads are base64 text and always decompressed. A file has one
+object a line, between a line that says what it is and one that says how many there were, so that a file that was cut
+is not taken for a whole one.
+
+Everything here is pure. Objects come from outside and may be anything: `check_task` refuses what is not a task.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Final
+from uuid import UUID
+
+from celers import rows as read
+from celers import validate
+from celers.errors import DeserializationError, PayloadTooLargeError, SerializationError, ValidationError
+from celers.model.base import JSON
+from celers.model.enums import DbTaskState
+from celers.retry import RetryPolicy
+from celers_fast.compression import compress_payload, decompress_payload
+
+__all__ = [
+    "LETTER_COLUMNS",
+    "TASK_COLUMNS",
+    "ImportedTask",
+    "Lines",
+    "check_task",
+    "end_line",
+    "head_line",
+    "letter_object",
+    "object_text",
+    "read_array",
+    "task_object",
+]
+
+Row = tuple[bytes | None, ...]
+
+VERSION: Final = 1
+LONGEST_LINE: Final = 128 * 1024 * 1024
+"""Bytes of one line: a payload of the largest size as a list of numbers, and the largest metadata."""
+
+HEAD, END = "celers_export", "celers_export_end"
+
+TASK_COLUMNS: Final = (
+    *("id", "task_name", "payload", "payload_encoding", "state", "priority", "retry_count", "max_retries"),
+    *("timeout_secs", "created_at", "scheduled_at", "started_at", "completed_at", "worker_id", "error_message"),
+    *("metadata", "retry_policy", "dedup_key", "group_id", "chord_id", "parent_task_id", "dependencies"),
+)
+"""Columns of an exported task's row, in their order; `dependencies` is the hexadecimal ids with commas."""
+
+LETTER_COLUMNS: Final = (
+    *("id", "task_id", "task_name", "payload", "payload_encoding", "priority", "retry_count", "max_retries"),
+    *("timeout_secs", "error_message", "failed_at", "created_at", "metadata", "retry_policy", "dedup_key"),
+    *("group_id", "chord_id", "parent_task_id"),
+)
+
+_KEYS: Final = frozenset({*TASK_COLUMNS, "queue_name"})
+# Kept in columns and fields of their own; a task's metadata never stores them.
+_COLUMN_KEYS: Final = frozenset(
+    {"queue", "enqueued_at", "dedup_key", "group_id", "chord_id", "parent_task_id", "dependencies"}
+)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_STATES: Final = frozenset(state.value for state in DbTaskState)
+_ENDED: Final = (DbTaskState.COMPLETED, DbTaskState.FAILED, DbTaskState.CANCELLED)
+
+
+# Out
+
+
+def task_object(row: Row, queue_name: str) -> dict[str, JSON]:
+    """Return the object of a stored task; the row has `TASK_COLUMNS`.
+
+    Raises
+    ------
+    DeserializationError, PayloadTooLargeError
+        What is stored cannot be read; the error names the task.
+    """
+    task_id = read.uuid(row[0])
+    try:
+        return {
+            "id": str(task_id),
+            "queue_name": queue_name,
+            "task_name": read.text(row[1]),
+            **_payload_fields(row[2], row[3]),
+            "state": read.text(row[4]),
+            "priority": read.integer(row[5]),
+            "retry_count": read.integer(row[6]),
+            "max_retries": read.integer(row[7]),
+            "timeout_secs": read.integer_or_none(row[8]),
+            "created_at": _time_text(row[9]),
+            "scheduled_at": _time_text(row[10]),
+            "started_at": _time_text(row[11]),
+            "completed_at": _time_text(row[12]),
+            "worker_id": read.text_or_none(row[13]),
+            "error_message": read.text_or_none(row[14]),
+            "metadata": _metadata_object(row[15]),
+            "retry_policy": None if row[16] is None else validate.json_value(row[16], "retry_policy"),
+            "dedup_key": read.text_or_none(row[17]),
+            "group_id": read.text_or_none(row[18]),
+            "chord_id": _id_text(row[19]),
+            "parent_task_id": _id_text(row[20]),
+            "dependencies": [] if row[21] is None else [str(UUID(part)) for part in read.text(row[21]).split(",")],
+        }
+    except (DeserializationError, PayloadTooLargeError) as error:
+        raise DeserializationError(f"the task {task_id} cannot be exported: {error}") from error
+
+
+def letter_object(row: Row, queue_name: str) -> dict[str, JSON]:
+    """Return the object of a dead letter; the row has `LETTER_COLUMNS`."""
+    letter_id = read.uuid(row[0])
+    try:
+        return {
+            "id": str(letter_id),
+            "task_id": _id_text(row[1]),
+            "queue_name": queue_name,
+            "task_name": read.text(row[2]),
+            **_payload_fields(row[3], row[4]),
+            "priority": read.integer(row[5]),
+            "retry_count": read.integer(row[6]),
+            "max_retries": read.integer(row[7]),
+            "timeout_secs": read.integer_or_none(row[8]),
+            "error_message": read.text_or_none(row[9]),
+            "failed_at": _time_text(row[10]),
+            "created_at": _time_text(row[11]),
+            "metadata": _metadata_object(row[12]),
+            "retry_policy": None if row[13] is None else validate.json_value(row[13], "retry_policy"),
+            "dedup_key": read.text_or_none(row[14]),
+            "group_id": read.text_or_none(row[15]),
+            "chord_id": _id_text(row[16]),
+            "parent_task_id": _id_text(row[17]),
+        }
+    except (DeserializationError, PayloadTooLargeError) as error:
+        raise DeserializationError(f"the dead letter {letter_id} cannot be exported: {error}") from error
+
+
+def _payload_fields(stored: bytes | None, encoding: bytes | None) -> dict[str, JSON]:
+    payload = stored or b""
+    if encoding == b"deflate":
+        payload = decompress_payload(payload)
+    elif encoding != b"raw":
+        raise DeserializationError(f"the payload_encoding {validate.shown(encoding)} is unknown")
+    return {"payload": binascii.b2a_base64(payload, newline=False).decode("ascii"), "payload_encoding": "base64"}
+
+
+def _metadata_object(text: bytes | None) -> dict[str, JSON]:
+    if text is None:
+        return {}
+    value = validate.json_value(text, "metadata")
+    if not isinstance(value, dict):
+        raise DeserializationError("the metadata is no object")
+    return value
+
+
+def _time_text(value: bytes | None) -> str | None:
+    """RFC 3339, as `to_json` writes times."""
+    return None if value is None else value.decode("ascii").replace(" ", "T") + "Z"
+
+
+def _id_text(value: bytes | None) -> str | None:
+    return None if value is None else str(UUID(bytes=value))
+
+
+def object_text(value: Mapping[str, JSON]) -> str:
+    """Return the JSON text of an exported object; one line."""
+    return validate.json_text(value, "an exported object")
+
+
+def head_line(what: str, queue_name: str) -> str:
+    """Return the first line of a file: what it holds."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return object_text({HEAD: {"what": what, "version": VERSION, "queue_name": queue_name, "exported_at": now}})
+
+
+def end_line(count: int) -> str:
+    """Return the last line of a file: how many objects it holds."""
+    return object_text({END: {"count": count}})
+
+
+# In
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedTask:
+    """A task that was read and found good, as it will be stored.
+
+    Times are the text of a DATETIME(6) in UTC; `payload` has its stored form.
+    """
+
+    id: UUID
+    task_name: str
+    payload: bytes
+    payload_encoding: str
+    state: str
+    priority: int
+    retry_count: int
+    max_retries: int
+    timeout_secs: int | None
+    created_at: str
+    scheduled_at: str
+    started_at: str | None
+    completed_at: str | None
+    worker_id: str | None
+    error_message: str | None
+    metadata: str | None
+    retry_policy: str | None
+    dedup_key: str | None
+    group_id: str | None
+    chord_id: UUID | None
+    parent_task_id: UUID | None
+    dependencies: tuple[UUID, ...]
+
+
+def read_array(text: str) -> list[Any]:
+    """Return the members of a JSON array.
+
+    Raises
+    ------
+    ValidationError
+        It is no text.
+    DeserializationError
+        It is not JSON, or no array.
+    """
+    if not isinstance(text, str):
+        raise ValidationError(f"json_data must be text, not {type(text).__name__}", parameter="json_data")
+    value = validate.json_value(text, "json_data")
+    if not isinstance(value, list):
+        raise DeserializationError(f"json_data must be a JSON array, not {_kind(value)}")
+    return value
+
+
+def check_task(value: object, index: int, *, max_payload_bytes: int, compress: bool) -> ImportedTask:
+    """Return a task out of an object of `task_object`'s form.
+
+    Parameters
+    ----------
+    value : object
+        What was read. The payload may also be a list of numbers, metadata and retry policy JSON text.
+    index : int
+        Its place in the input, for the error.
+    max_payload_bytes : int
+        Limit of the stored payload.
+    compress : bool
+        Store the payload compressed.
+
+    Raises
+    ------
+    DeserializationError
+        Something is missing, malformed or unknown; the error says where.
+    PayloadTooLargeError
+        The stored payload would be too large.
+    """
+    try:
+        return _checked(value, max_payload_bytes, compress)
+    except PayloadTooLargeError as error:
+        raise PayloadTooLargeError(
+            f"item {index}: {error}", size=error.size, limit=error.limit, parameter=error.parameter
+        ) from None
+    except (ValidationError, SerializationError, DeserializationError) as error:
+        raise DeserializationError(f"item {index}: {error}") from None
+
+
+def _checked(value: object, max_payload_bytes: int, compress: bool) -> ImportedTask:
+    if not isinstance(value, Mapping):
+        raise DeserializationError(f"a task must be an object, not {_kind(value)}")
+    if unknown := value.keys() - _KEYS:
+        raise DeserializationError(f"unknown fields: {validate.shown(sorted(map(str, unknown)))}")
+    for name in ("id", "task_name", "state", "payload", "created_at", "scheduled_at"):
+        if value.get(name) is None:
+            raise DeserializationError(f"{name} is missing")
+    found = value.get
+    task_id = validate.task_id(found("id"), "id")
+    validate.optional_name(found("queue_name"), "queue_name")
+    state = _state(found("state"))
+    payload = _payload(found("payload"), found("payload_encoding"), max_payload_bytes)
+    if compress:
+        payload = compress_payload(payload)
+    validate.payload(payload, max_payload_bytes)
+    started_at, worker_id = _time(found("started_at"), "started_at"), _name(found("worker_id"), "worker_id")
+    completed_at = _time(found("completed_at"), "completed_at")
+    if (completed_at is None) is (state in _ENDED):
+        raise DeserializationError(
+            f"completed_at must {'be given' if completed_at is None else 'be null'} in the state {state.value}"
+        )
+    if state not in _ENDED:
+        # Whoever had it in work does not exist here.
+        state, started_at, worker_id = DbTaskState.PENDING, None, None
+    dependencies = _dependencies(found("dependencies"))
+    if task_id in dependencies:
+        raise DeserializationError("the task depends on itself")
+    return ImportedTask(
+        id=task_id,
+        task_name=validate.name(found("task_name"), "task_name"),
+        payload=payload,
+        payload_encoding="deflate" if compress else "raw",
+        state=state.value,
+        priority=validate.priority(found("priority", 0)),
+        retry_count=validate.integer(found("retry_count", 0), "retry_count", 0, 2**32 - 1),
+        max_retries=validate.max_retries(found("max_retries", 3)),
+        timeout_secs=None
+        if found("timeout_secs") is None
+        else validate.integer(found("timeout_secs"), "timeout_secs", 1, 2**32 - 1),
+        created_at=_needed_time(found("created_at"), "created_at"),
+        scheduled_at=_needed_time(found("scheduled_at"), "scheduled_at"),
+        started_at=started_at,
+        completed_at=completed_at,
+        worker_id=worker_id,
+        error_message=validate.error_text(found("error_message"), "error_message"),
+        metadata=_metadata(found("metadata")),
+        retry_policy=_policy(found("retry_policy")),
+        dedup_key=_name(found("dedup_key"), "dedup_key"),
+        group_id=_name(found("group_id"), "group_id"),
+        chord_id=_optional_id(found("chord_id"), "chord_id"),
+        parent_task_id=_optional_id(found("parent_task_id"), "parent_task_id"),
+        dependencies=dependencies,
+    )
+
+
+def _kind(value: object) -> str:
+    """What JSON calls a value; values themselves are users' data and are not shown."""
+    if value is None:
+        return "null"
+    kinds = ((bool, "a boolean"), (int | float, "a number"), (str, "a string"), (list, "an array"), (dict, "an object"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
+
+
+def _name(value: object, parameter: str) -> str | None:
+    return validate.optional_name(value, parameter)
+
+
+def _optional_id(value: object, parameter: str) -> UUID | None:
+    return None if value is None else validate.task_id(value, parameter)
+
+
+def _state(value: object) -> DbTaskState:
+    if isinstance(value, str) and value in _STATES:
+        return DbTaskState(value)
+    raise DeserializationError(f"the state {validate.shown(value)} is unknown")
+
+
+def _payload(value: object, encoding: object, most: int) -> bytes:
+    if isinstance(value, str):
+        if encoding not in (None, "base64"):
+            raise DeserializationError(f"the payload_encoding {validate.shown(encoding)} is unknown")
+        try:
+            return base64.b64decode(value, validate=True)
+        except (ValueError, binascii.Error):
+            raise DeserializationError("the payload is no base64 text") from None
+    if isinstance(value, list):
+        if encoding not in (None, "base64", "raw"):
+            raise DeserializationError(f"the payload_encoding {validate.shown(encoding)} is unknown")
+        if not all(type(byte) is int and 0 <= byte <= 255 for byte in value):
+            raise DeserializationError("a payload given as an array must hold numbers from 0 to 255")
+        return bytes(value)
+    raise DeserializationError(f"the payload must be base64 text or an array of numbers, not {_kind(value)}")
+
+
+def _needed_time(value: object, name: str) -> str:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise DeserializationError(f"{name} must be a time such as 2026-01-02T03:04:05.678901Z, not {_kind(value)}")
+    try:
+        # Python calls only a capital Z the time zone.
+        moment = datetime.fromisoformat(value.upper())
+    except ValueError:
+        raise DeserializationError(f"{name} is no time that exists: {validate.shown(value)}") from None
+    return f"{validate.instant(moment, name):%Y-%m-%d %H:%M:%S.%f}"
+
+
+def _time(value: object, name: str) -> str | None:
+    return None if value is None else _needed_time(value, name)
+
+
+def _dependencies(value: object) -> tuple[UUID, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise DeserializationError(f"dependencies must be an array of ids, not {_kind(value)}")
+    return tuple(validate.task_ids(value, "dependencies"))
+
+
+def _object(value: object, name: str) -> dict[str, Any] | None:
+    """An object, or the JSON text of one."""
+    if isinstance(value, str):
+        value = validate.json_value(value, name)
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise DeserializationError(f"{name} must be an object, not {_kind(value)}")
+    return dict(value)
+
+
+def _metadata(value: object) -> str | None:
+    found = _object(value, "metadata")
+    kept = {key: item for key, item in (found or {}).items() if key not in _COLUMN_KEYS}
+    return validate.json_text(kept, "metadata") if kept else None
+
+
+def _policy(value: object) -> str | None:
+    found = _object(value, "retry_policy")
+    if found is None:
+        return None
+    RetryPolicy.from_dict(found)
+    return validate.json_text(found, "retry_policy")
+
+
+class Lines:
+    """The objects of a file, read one by one; the array form is read as a whole.
+
+    Parameters
+    ----------
+    stream : binary file
+    what : str
+        What the file's first line must announce, when it announces anything.
+
+    Attributes
+    ----------
+    line : int
+        Number of the line that was read last, from 1.
+    bytes_read : int
+        How far the file is read.
+
+    Raises
+    ------
+    DeserializationError
+        While reading: a line is no JSON object, the file is of another kind or of a newer form, or its end is missing.
+    """
+
+    def __init__(self, stream: BinaryIO, what: str = "tasks") -> None:
+        self._stream = stream
+        self._what = what
+        self.line = 0
+        self.bytes_read = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        announced = ended = False
+        count = 0
+        for text in self._texts():
+            if not (count or announced) and text.startswith(b"["):
+                yield from self._array(text)
+                return
+            value = self._value(text)
+            if ended:
+                raise DeserializationError(f"line {self.line}: something follows the end of the export")
+            if count == 0 and not announced and value.keys() == {HEAD}:
+                self._check_head(value[HEAD])
+                announced = True
+                continue
+            if announced and value.keys() == {END}:
+                if value[END] != {"count": count}:
+                    raise DeserializationError(f"line {self.line}: the export ends after {count} objects too early")
+                ended = True
+                continue
+            yield value
+            count += 1
+        if announced and not ended:
+            raise DeserializationError(
+                f"the export is not complete: it stops after {count} objects, without the line that ends it"
+            )
+
+    def _texts(self) -> Iterator[bytes]:
+        """Lines that are not blank."""
+        while text := self._stream.readline(LONGEST_LINE + 1):
+            self.line += 1
+            self.bytes_read += len(text)
+            if len(text) > LONGEST_LINE:
+                raise DeserializationError(f"line {self.line} is longer than {LONGEST_LINE} bytes")
+            if text := text.strip():
+                yield text
+
+    def _value(self, text: bytes) -> dict[str, Any]:
+        try:
+            value = validate.json_value(text.decode("utf-8"), "the line")
+        except (DeserializationError, UnicodeDecodeError) as error:
+            raise DeserializationError(f"line {self.line}: {error}") from None
+        if not isinstance(value, dict):
+            raise DeserializationError(f"line {self.line} must be a JSON object, not {_kind(value)}")
+        return value
+
+    def _array(self, start: bytes) -> Iterable[Any]:
+        rest = self._stream.read()
+        self.bytes_read += len(rest)
+        try:
+            return read_array((start + b"\n" + rest).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DeserializationError(f"the file is no UTF-8 text: {error}") from None
+
+    def _check_head(self, head: object) -> None:
+        if not isinstance(head, dict) or head.get("what") != self._what:
+            what = head.get("what") if isinstance(head, dict) else head
+            raise DeserializationError(f"the file holds {validate.shown(what)} and not {self._what}")
+        if head.get("version") != VERSION:
+            raise DeserializationError(
+                f"the file has the form {validate.shown(head.get('version'))}; this version reads {VERSION}"
+            )
