@@ -40,6 +40,7 @@ __all__ = [
     "Steps",
     "Stream",
     "Sync",
+    "Undo",
     "flat",
     "flat_stream",
     "operation",
@@ -105,6 +106,22 @@ class Packet:
         self.repeat = repeat
 
 
+class Undo(Packet):
+    """Not sent: what the open transaction did is rolled back, and a moment goes by, before a part is begun anew.
+
+    Parameters
+    ----------
+    attempt : int
+        How often the part was begun before; the pause doubles with it.
+    """
+
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt: int) -> None:
+        super().__init__()
+        self.attempt = attempt
+
+
 class QueueUnknown(Exception):
     """The queue's number was needed before it had been asked for; runners ask and begin again.
 
@@ -113,7 +130,10 @@ class QueueUnknown(Exception):
 
 
 class Restart(Exception):
-    """Raised by an operation that saw the rows change between its look and its lock: roll back and begin again."""
+    """Raised by an operation that saw the rows change between its look and its lock: roll back and begin again.
+
+    An operation of several transactions catches it with `celers.components.parts`, so that only the part begins again.
+    """
 
 
 Kind: TypeAlias = Literal["read", "transaction", "plain"]

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from celers.components.parts import one_part
 from celers.db import session as session_module
 from celers.db.driver import DriverError, Result
-from celers.db.session import ATTEMPTS, RECONNECTS, Acquire, Discard, Send, Session, Sleep, backoff, drive
+from celers.db.session import ATTEMPTS, RECONNECTS, RESTARTS, Acquire, Discard, Send, Session, Sleep, backoff, drive
 from celers.errors import (
     BrokerConnectionError,
     BrokerError,
@@ -781,3 +782,112 @@ def test_an_error_leaves_no_cycle_behind():
         assert ended == [1]
     finally:
         gc.enable()
+
+
+# Operations of several transactions
+
+
+def failing_parts(count):
+    """An operation of several parts, each of which is begun anew as often as it meets a deadlock."""
+
+    def part():
+        yield Packet(b"LOOK")
+        yield Packet(b"CHANGE", commit=True)
+        return 1, True
+
+    def steps():
+        done = 0
+        for _ in range(count):
+            done += (yield from one_part(part))[0]
+        return done
+
+    return Driven(steps)
+
+
+@pytest.mark.spec("ARCH-05")
+def test_each_part_of_an_operation_has_its_own_attempts():
+    driven = failing_parts(3)
+    driven.connect()
+    for number in range(3):
+        for _ in range(ATTEMPTS - 1):
+            driven.expect(b"START TRANSACTION;LOOK").results()
+            driven.expect(b"CHANGE;COMMIT").fail(DriverError(*DEADLOCK, 0))
+            driven.expect(b"ROLLBACK").results()
+            driven.slept()
+            driven.slept()  # of the part, before it looks again
+        driven.expect(b"START TRANSACTION;LOOK").results()
+        driven.expect(b"CHANGE;COMMIT")
+        if number == 2:
+            assert driven.returns() == 3
+        else:
+            driven.results()
+
+
+def test_a_part_that_saw_its_rows_change_is_rolled_back_before_it_begins_anew():
+    looks = []
+
+    def part():
+        looks.append((yield Packet(b"LOOK")))
+        yield Packet(b"CHANGE")
+        if len(looks) == 1:
+            raise Restart
+        yield Packet(b"LAST", commit=True)
+        return "done"
+
+    driven = Driven(lambda: one_part(part))
+    driven.connect()
+    driven.results()
+    driven.expect(b"CHANGE").results()
+    driven.expect(b"ROLLBACK").results()
+    driven.slept()
+    driven.expect(b"START TRANSACTION;LOOK").results()
+    driven.expect(b"CHANGE").results()
+    driven.expect(b"LAST;COMMIT")
+    assert driven.returns() == "done"
+
+
+def test_a_part_whose_rows_keep_changing_ends_with_a_retryable_error():
+    def part():
+        yield Packet(b"LOOK")
+        raise Restart
+
+    driven = Driven(lambda: one_part(part))
+    driven.connect()
+    with pytest.raises(BrokerError, match="kept changing") as raised:
+        for _ in range(RESTARTS):
+            driven.expect(b"START TRANSACTION;LOOK").results()
+            driven.expect(b"ROLLBACK").results()
+            driven.slept()
+    assert raised.value.retryable
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_operation_that_begins_anew_after_each_commit_comes_to_an_end(lost):
+    """The counts are not reset for one that does not hold on to what it has done."""
+
+    def steps():
+        yield Packet(b"A", commit=True)
+        yield Packet(b"LOOK")
+        yield Packet(b"B", commit=True)
+
+    driven = Driven(steps)
+    driven.connect()
+    rounds = 0
+    with pytest.raises(BrokerError):
+        while True:
+            if isinstance(driven.request, Sleep):
+                driven.slept()
+            elif isinstance(driven.request, Discard):
+                driven.discarded()
+            elif isinstance(driven.request, Acquire):
+                driven.connect()
+            elif driven.request.text == b"START TRANSACTION;A;COMMIT":
+                rounds += 1
+                assert rounds < 100
+                driven.results()
+            elif driven.request.text == b"START TRANSACTION;LOOK" and lost:
+                driven.lose(errno=2006, index=-1)
+            elif driven.request.text == b"B;COMMIT":
+                driven.fail(DriverError(*DEADLOCK, 0))
+            else:
+                driven.results()

@@ -295,7 +295,7 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
         owner = completed[0].consumer_no
         yield from _commit(
             component,
-            completed[0],
+            completed,
             [
                 *finish_statements(component, completed, DbTaskState.COMPLETED),
                 *result_statements(component, with_result),
@@ -310,13 +310,13 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
     return done
 
 
-def _commit(component: Component[Any], task: Locked, statements: list[bytes]) -> Steps[None]:
+def _commit(component: Component[Any], tasks: Sequence[Locked], statements: list[bytes]) -> Steps[None]:
     """Send the last packet; an acknowledgement without a receipt could not be told from a repetition afterwards."""
 
-    def applied(now: Locked | None) -> bool:
-        return now is None or (now.state is DbTaskState.COMPLETED and same_delivery(now, task))
+    def applied(now: Locked | None, then: Locked) -> bool:
+        return now is None or (now.state is DbTaskState.COMPLETED and same_delivery(now, then))
 
-    yield from certain(component, _send(component, statements), task, applied)
+    yield from certain(component, _send(component, statements), tasks, applied)
 
 
 def results_of(items: Sequence[tuple[Any, Any, BatchResultInput]]) -> list[Item]:

@@ -15,6 +15,7 @@ from celers.components.settling import (
     chunks,
     end_dependants,
     finish_statements,
+    last_packet,
     leave_statements,
     lock_by_id,
 )
@@ -44,9 +45,7 @@ def cancel(component: Component[Any], ids: list[UUID], waits: dict[UUID, int] | 
     statements = yield from _parents_first(statements, locked)
     yield from end_dependants(component, [], [(task, "was cancelled") for task in locked], tally)
     statements += tally.statements(component)
-    yield from certain(
-        component, _last(statements), locked[0], lambda now: now is None or now.state is DbTaskState.CANCELLED
-    )
+    yield from certain(component, last_packet(statements), locked)
     _forget(component, locked)
     return len(locked)
 
@@ -79,7 +78,8 @@ def change_state(component: Component[Any], ids: list[UUID], target: DbTaskState
             else:
                 tally.cancelled += len(locked)
             yield from end_dependants(component, [], [(task, word) for task in locked], tally)
-    yield Packet(*statements, *tally.statements(component), commit=True)
+    statements += tally.statements(component)
+    yield from certain(component, last_packet(statements), locked)
     if target is not DbTaskState.PROCESSING:
         _forget(component, locked)
     elif not component.inside:
@@ -151,10 +151,6 @@ def _forget(component: Component[Any], tasks: list[Locked]) -> None:
     if not component.inside:
         for task in tasks:
             component.core.slots.settled(task.consumer_no, [task.seq])
-
-
-def _last(statements: list[bytes]) -> Steps[None]:
-    yield Packet(*statements, commit=True)
 
 
 def _leave_state(state: DbTaskState, tally: Tally) -> None:

@@ -21,13 +21,13 @@ from celers.components.base import Component, M
 from celers.components.claims import claim
 from celers.components.cycle import cycle
 from celers.components.rejects import DELAY_WITHOUT_POLICY_SECS, reject_items
-from celers.components.settling import certain, lock_by_seq, requeue_statements, same_delivery
+from celers.components.settling import certain, last_packet, lock_by_seq, requeue_statements
 from celers.errors import TaskNotFoundError, ValidationError
 from celers.model.base import Duration, TaskIdLike
 from celers.model.enums import DbTaskState, TaskResultStatus
 from celers.model.result import BatchResultInput
 from celers.model.task import BrokerMessage
-from celers.operation import Packet, Steps, operation
+from celers.operation import Steps, operation
 from celers_fast.rows import parse_receipt
 
 __all__ = ["Completion", "Consumer"]
@@ -316,8 +316,7 @@ class Consumer(Component[M]):
         ]
         if own:
             statements = requeue_statements(self, own, granted=0, delay_secs=delay)
-            first = own[0]
-            yield from certain(self, _last(statements), first, lambda now: now is None or not same_delivery(now, first))
+            yield from certain(self, last_packet(statements), own)
         for item in items:
             if item.receipt is not None:
                 self.core.slots.settled(item.receipt[1], [item.receipt[0]])
@@ -352,10 +351,6 @@ def _completed_item(completion: Completion) -> Item:
             check_result_text(text)
         item.outcome = Outcome(TaskResultStatus.SUCCESS.value, text, runtime_ms=completion.runtime_ms)
     return item
-
-
-def _last(statements: list[bytes]) -> Steps[None]:
-    yield Packet(*statements, commit=True)
 
 
 def _item(message: BrokerMessage) -> Item:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
+from celers.components.parts import found_out, one_part
 from celers.components.settling import (
     Locked,
     Tally,
@@ -19,7 +21,7 @@ from celers.components.settling import (
 from celers.core import Core
 from celers.operation import Packet, Steps, operation
 
-__all__ = ["Consumers", "recover_locked", "rescue_consumer"]
+__all__ = ["Consumers", "recover_locked", "rescue_consumers"]
 
 MICROSECOND = 1_000_000
 
@@ -42,7 +44,7 @@ class Consumers(Component[M]):
         results = yield Packet(self.core.sql("consumer", "beat", numbers=wanted))
         return results[0].affected
 
-    @operation(repeat_unknown=True, needs_queue=False)
+    @operation(needs_queue=False)
     def rescue(self, numbers: Collection[int], started: Collection[int] | None) -> Steps[int]:
         """Take back what consumers hold that are known to be dead, and remove them.
 
@@ -63,28 +65,45 @@ class Consumers(Component[M]):
         if not wanted:
             return 0
         results = yield Packet(self.core.sql("maintenance", "rows_of", numbers=wanted))
-        rescued = 0
-        for row in results[0].rows:
-            rescued += yield from rescue_consumer(
-                self, read.integer(row[0]), read.integer(row[1]), started, only_dead=False
-            )
-        return rescued
+        return (yield from rescue_consumers(self, results[0].rows, started, only_dead=False))
 
-    @operation(repeat_unknown=True, needs_queue=False)
+    @operation(needs_queue=False)
     def end(self) -> Steps[int]:
         """Remove this process's consumers that hold nothing; return how many there were.
 
         Consumers with unsettled deliveries stay until their lease is over, and are rescued then.
         """
         slots = self.core.slots.empty()
-        for slot in slots:
-            results = yield Packet(self.core.sql("maintenance", "rows_of", numbers=[slot.consumer_no]))
-            for row in results[0].rows:
-                yield from rescue_consumer(self, slot.consumer_no, read.integer(row[1]), (), only_dead=False)
+        if not slots:
+            return 0
+
+        def look() -> Steps[list[tuple[bytes | None, ...]]]:
+            numbers = [slot.consumer_no for slot in slots]
+            return list((yield Packet(self.core.sql("maintenance", "rows_of", numbers=numbers)))[0].rows)
+
+        # They are taken out: nobody would find them again if the operation began anew.
+        rows = yield from one_part(look)
+        yield from rescue_consumers(self, rows, (), only_dead=False)
         return len(slots)
 
 
-def rescue_consumer(
+def rescue_consumers(
+    component: Component[Any],
+    rows: Iterable[tuple[bytes | None, ...]],
+    started: Collection[int] | None,
+    *,
+    only_dead: bool,
+) -> Steps[int]:
+    """Return the tasks of consumer rows (number, queue), each in its own transaction; return how many."""
+    rescued = 0
+    for row in rows:
+        consumer_no, queue_id = read.integer(row[0]), read.integer(row[1])
+        rescue = partial(_rescue_consumer, component, consumer_no, queue_id, started, only_dead=only_dead)
+        rescued += yield from one_part(rescue)
+    return rescued
+
+
+def _rescue_consumer(
     component: Component[Any], consumer_no: int, queue_id: int, started: Collection[int] | None, *, only_dead: bool
 ) -> Steps[int]:
     """Return the tasks of one consumer row, fold its counters, and remove it, in one transaction."""
@@ -109,15 +128,23 @@ def rescue_consumer(
     statements += yield from recover_locked(
         other, counted, "the worker that ran it was lost", isolated=True, tally=(tally := Tally())
     )
-    yield Packet(
-        *statements,
-        *tally.statements(other),
-        sql("maintenance", "fold_consumer", **key),
-        sql("maintenance", "delete_consumer", **key),
-        commit=True,
-        after=() if other.core.ring is None else (other.core.ring.statement,),
-        quiet=True,
-    )
+
+    def end() -> Steps[None]:
+        yield Packet(
+            *statements,
+            *tally.statements(other),
+            sql("maintenance", "fold_consumer", **key),
+            sql("maintenance", "delete_consumer", **key),
+            commit=True,
+            after=() if other.core.ring is None else (other.core.ring.statement,),
+            quiet=True,
+        )
+
+    def ended() -> Steps[bool]:
+        # Numbers are used once: the row is either still there or gone for good.
+        return not (yield Packet(sql("maintenance", "lock_consumer", **key), commit=True))[0].rows
+
+    yield from found_out(end(), ended)
     return len(own)
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
+from celers.components.parts import delete_chunks
 from celers.errors import BrokerConnectionError, CelersError, QueueDrainingError, TaskNotFoundError, ValidationError
 from celers.model.base import Duration, TaskIdLike
 from celers.model.dlq import DlqStatistics, DlqTaskInfo, DlqTaskStats
@@ -181,14 +182,17 @@ class DeadLetters(Component[M]):
 
     @operation()
     def purge_all(self) -> Steps[int]:
-        """Delete all dead letters of the queue, in chunks; return how many."""
+        """Delete all dead letters of the queue; return how many.
+
+        In chunks of 1000, each a transaction of two round trips. Key idx_dlq_failed_at, then primary key.
+        """
         core = self.core
         logger.warning("purging all dead letters of queue %s", core.queue_name)
-        return (yield from self._delete(core.sql("dlq", "purge_some", queue_name=core.queue_name, count=PURGE_CHUNK)))
+        return (yield from self._delete(core.sql("dlq", "pick_some", queue_name=core.queue_name, count=PURGE_CHUNK)))
 
     @operation()
     def apply_retention(self, retention_period: Duration) -> Steps[int]:
-        """Delete dead letters older than a duration, in chunks; return how many.
+        """Delete dead letters older than a duration, in chunks of 1000 as `purge_all` does; return how many.
 
         Parameters
         ----------
@@ -201,9 +205,7 @@ class DeadLetters(Component[M]):
         core = self.core
         age = validate.age(secs, "retention_period")
         return (
-            yield from self._delete(
-                core.sql("dlq", "purge_old", queue_name=core.queue_name, age=age, count=PURGE_CHUNK)
-            )
+            yield from self._delete(core.sql("dlq", "pick_old", queue_name=core.queue_name, age=age, count=PURGE_CHUNK))
         )
 
     # How it is done
@@ -253,13 +255,17 @@ class DeadLetters(Component[M]):
             if not read.integer(results[0].rows[0][0]):
                 raise Restart from None
 
-    def _delete(self, chunk: bytes) -> Steps[int]:
-        deleted = 0
-        while True:
-            results = yield Packet(chunk, commit=True)
-            deleted += results[0].affected
-            if results[0].affected < PURGE_CHUNK:
-                return deleted
+    def _delete(self, pick: bytes) -> Steps[int]:
+        """Delete in chunks of two round trips: the ids tell what a commit of unknown outcome did."""
+        sql = self.core.sql
+        return (
+            yield from delete_chunks(
+                pick,
+                PURGE_CHUNK,
+                lambda ids: sql("dlq", "delete_picked", ids=ids),
+                lambda ids: sql("dlq", "count_picked", ids=ids),
+            )
+        )
 
 
 def _check_filter(value: object) -> None:

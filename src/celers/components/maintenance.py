@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from uuid import UUID
 
 from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
-from celers.components.consumers import recover_locked, rescue_consumer
-from celers.components.settling import Tally, leave_statements, lock_by_id, lock_by_seq
+from celers.components.consumers import recover_locked, rescue_consumers
+from celers.components.parts import found_out, parts
+from celers.components.settling import Tally, certain, last_packet, leave_statements, lock_by_seq, lock_looked
 from celers.model.base import Duration
 from celers.model.enums import DbTaskState
 from celers.operation import Packet, Steps, operation
@@ -29,7 +29,7 @@ class Maintenance(Component[M]):
 
     attribute = "maintenance"
 
-    @operation(repeat_unknown=True, needs_queue=False)
+    @operation(needs_queue=False)
     def rescue_dead(self) -> Steps[int]:
         """Take back the tasks of consumers that have been silent for longer than their lease, in all queues.
 
@@ -39,40 +39,47 @@ class Maintenance(Component[M]):
             Tasks taken out of processing. Each counts as an attempt and runs alone from then on.
         """
         results = yield Packet(self.core.sql("maintenance", "dead_consumers"))
-        rescued = 0
-        for row in results[0].rows:
-            rescued += yield from rescue_consumer(
-                self, read.integer(row[0]), read.integer(row[1]), None, only_dead=True
-            )
+        rescued = yield from rescue_consumers(self, results[0].rows, None, only_dead=True)
         if rescued:
             logger.warning("took back %d tasks of dead consumers", rescued)
         return rescued
 
-    @operation(repeat_unknown=True, needs_queue=False)
+    @operation(needs_queue=False)
     def promote_due(self) -> Steps[int]:
-        """Move scheduled tasks whose time has come to the ready ones, in all queues; return how many."""
-        sql = self.core.sql
-        promoted = 0
-        while True:
-            results = yield Packet(
-                sql("maintenance", "due_keys", count=PROMOTE_CHUNK),
-                sql("maintenance", "due_insert"),
-                sql("maintenance", "due_delete"),
-                sql("maintenance", "due_count"),
-                sql("maintenance", "due_queues"),
-                commit=True,
-                quiet=True,
-            )
-            count = read.integer(results[3].rows[0][0])
-            promoted += count
-            if self.core.wake_up:
-                for row in results[4].rows:
-                    names = slot_names(self.core.database, self.core.prefix, read.text(row[0]))
-                    yield Packet(b"DO 0", commit=True, after=(ring_statement(names),))
-            if count < PROMOTE_CHUNK:
-                return promoted
+        """Move scheduled tasks whose time has come to the ready ones, in all queues; return how many.
 
-    @operation(repeat_unknown=True)
+        One round trip when nothing is due. Otherwise two more for each chunk of 1000, which is a transaction, and one
+        for each queue that is rung. Primary key of `celers_scheduled`, in order.
+        """
+        due = yield Packet(self.core.sql("maintenance", "any_due"), commit=True)
+        return (yield from parts(self._promote)) if due[0].rows else 0
+
+    def _promote(self) -> Steps[tuple[int, bool]]:
+        core, sql = self.core, self.core.sql
+        results = yield Packet(
+            sql("maintenance", "due_keys", count=PROMOTE_CHUNK),
+            sql("maintenance", "due_count"),
+            sql("maintenance", "due_queues"),
+        )
+        count, due_at, seq = results[1].rows[0]
+        if not read.integer(count):
+            return 0, False
+
+        def move() -> Steps[None]:
+            yield Packet(sql("maintenance", "due_insert"), sql("maintenance", "due_delete"), commit=True, quiet=True)
+
+        def moved() -> Steps[bool]:
+            still = sql("maintenance", "still_scheduled", due_at=read.text(due_at), seq=read.integer(seq))
+            return not (yield Packet(still, commit=True))[0].rows
+
+        yield from found_out(move(), moved)
+        if core.wake_up:
+            for row in results[2].rows:
+                names = slot_names(core.database, core.prefix, read.text(row[0]))
+                yield Packet(b"DO 0", commit=True, after=(ring_statement(names),))
+        return read.integer(count), read.integer(count) == PROMOTE_CHUNK
+
+    @operation()
     def recover_stuck(self, stuck_threshold: Duration) -> Steps[int]:
         """Take back tasks that have been processing for longer than a duration, whoever holds them.
 
@@ -89,7 +96,7 @@ class Maintenance(Component[M]):
         find = core.sql("maintenance", "stuck", queue_id=core.queue_id, age=age, count=RECOVER_CHUNK)
         return (yield from self._recover(find, f"recovered: processing for longer than {age / 1e6:g} s"))
 
-    @operation(repeat_unknown=True)
+    @operation()
     def requeue_stuck_of_worker(self, worker_id: str) -> Steps[int]:
         """Take back all processing tasks of a worker, whatever their age; 0 for an unknown worker."""
         worker = validate.name(worker_id, "worker_id")
@@ -97,32 +104,45 @@ class Maintenance(Component[M]):
         find = core.sql("maintenance", "held_by_worker", queue_id=core.queue_id, worker_id=worker, count=RECOVER_CHUNK)
         return (yield from self._recover(find, f"recovered: taken from worker {worker}"))
 
-    @operation(repeat_unknown=True)
+    @operation()
     def purge_all(self) -> Steps[int]:
         """Delete every task of the queue in any state, with its dependency, dedup and idempotency rows.
 
-        Dead letters, results and history stay. In chunks, each in its own transaction.
+        Dead letters, results and history stay.
 
         Returns
         -------
         int
             Tasks deleted.
+
+        Notes
+        -----
+        In chunks of 1000, each a transaction of four round trips, by primary key from the low end of `celers_tasks`;
+        rows of other queues are passed over once. Tasks that are enqueued meanwhile may stay.
         """
         core = self.core
         logger.warning("purging all tasks of queue %s", core.queue_name)
-        purged = 0
-        while True:
-            results = yield Packet(
-                core.sql("maintenance", "purge_pick", queue_id=core.queue_id, after=0, count=PURGE_CHUNK)
-            )
-            ids = [read.uuid(row[0]) for row in results[0].rows]
-            if not ids:
-                return purged
-            purged += yield from self._purge(ids)
+        after = 0
 
-    def _purge(self, ids: list[UUID]) -> Steps[int]:
-        sql = self.core.sql
-        locked = yield from lock_by_id(self, ids)
+        def part() -> Steps[tuple[int, bool]]:
+            nonlocal after
+            results = yield Packet(
+                core.sql("maintenance", "purge_pick", queue_id=core.queue_id, after=after, count=PURGE_CHUNK)
+            )
+            picked = results[0].rows
+            if not picked:
+                return 0, False
+            purged = yield from self._purge(list(picked))
+            after = read.integer(picked[-1][0])
+            return purged, True
+
+        return (yield from parts(part))
+
+    def _purge(self, picked: list[tuple[bytes | None, ...]]) -> Steps[int]:
+        sql, queue_name = self.core.sql, self.core.queue_name
+        locked = yield from lock_looked(self, picked)
+        if not locked:
+            return 0
         tally = Tally()
         for task in locked:
             if task.state is DbTaskState.COMPLETED:
@@ -131,33 +151,25 @@ class Maintenance(Component[M]):
                 tally.failed -= 1
             elif task.state is DbTaskState.CANCELLED:
                 tally.cancelled -= 1
-        gone = [task.id for task in locked]
-        yield Packet(
-            *leave_statements(self, locked),
-            sql("settle", "delete_tasks", seqs=[task.seq for task in locked] or [0]),
-            *(
-                sql("maintenance", name, ids=gone or [b""])
-                for name in (
-                    "purge_dependencies",
-                    "purge_dependencies_on",
-                    "purge_dedup",
-                    "purge_idempotency",
-                )
-            ),
-            *tally.statements(self),
-            commit=True,
-        )
+        seqs, ids = [task.seq for task in locked], [task.id for task in locked]
+        statements = leave_statements(self, locked)
+        # By the keys that stand in the tasks, so while these are there.
+        statements.append(sql("maintenance", "purge_dedup", seqs=seqs, queue_name=queue_name))
+        statements.append(sql("settle", "delete_tasks", seqs=seqs))
+        for name in ("purge_dependencies", "purge_dependencies_on", "purge_idempotency"):
+            statements.append(sql("maintenance", name, ids=ids))
+        statements += tally.statements(self)
+        yield from certain(self, last_packet(statements), locked, lambda now, _: now is None)
         for task in locked:
             self.core.slots.settled(task.consumer_no, [task.seq])
         return len(locked)
 
     def _recover(self, find: bytes, note: str) -> Steps[int]:
-        recovered = 0
-        while True:
+        def part() -> Steps[tuple[int, bool]]:
             results = yield Packet(find)
             found = {tuple(read.integer(value) for value in row) for row in results[0].rows}
             if not found:
-                return recovered
+                return 0, False
             locked = yield from lock_by_seq(self, [key[0] for key in found])
             # Between the look and the lock a task may have been taken back by others and delivered anew.
             tasks = [
@@ -167,7 +179,11 @@ class Maintenance(Component[M]):
             ]
             tally = Tally()
             statements = yield from recover_locked(self, tasks, note, isolated=False, tally=tally)
-            yield Packet(*statements, *tally.statements(self), b"DO 0", commit=True)
+            statements += tally.statements(self)
+            if statements:
+                yield from certain(self, last_packet(statements), tasks)
             for task in tasks:
                 self.core.slots.settled(task.consumer_no, [task.seq])
-            recovered += len(tasks)
+            return len(tasks), True
+
+        return (yield from parts(part))

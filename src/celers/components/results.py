@@ -10,6 +10,7 @@ from celers import rows as read
 from celers import validate
 from celers.components.acks import MAX_TRACEBACK_BYTES, Outcome, result_text
 from celers.components.base import Component, M
+from celers.components.parts import delete_chunks
 from celers.errors import ValidationError
 from celers.model.base import JSON, Duration, TaskIdLike
 from celers.model.enums import TaskResultStatus
@@ -37,7 +38,7 @@ _UPSERT = b" ON DUPLICATE KEY UPDATE " + b", ".join(
     )
 )
 _CHUNK = 1000
-ARCHIVE_CHUNK = 10_000
+ARCHIVE_CHUNK = 1000
 
 
 def store_statements(component: Component[Any], results: Sequence[tuple[UUID, str, Outcome]]) -> list[bytes]:
@@ -167,21 +168,21 @@ class Results(Component[M]):
 
     @operation()
     def archive(self, older_than: Duration) -> Steps[int]:
-        """Delete results that were completed longer ago than a duration, in chunks; returns their number.
+        """Delete results that were completed longer ago than a duration; returns their number.
 
-        Unfinished results stay.
+        Unfinished results stay. In chunks of 1000, each a transaction of two round trips: the ids tell what a commit
+        of unknown outcome did. Key idx_results_completed_at, then primary key.
         """
         age = validate.age(older_than, "older_than")
-        core = self.core
-        deleted = 0
-        while True:
-            results = yield Packet(
-                core.sql("results", "archive", queue_name=core.queue_name, age=age, count=ARCHIVE_CHUNK),
-                commit=True,
+        sql, queue_name = self.core.sql, self.core.queue_name
+        return (
+            yield from delete_chunks(
+                sql("results", "pick_old", queue_name=queue_name, age=age, count=ARCHIVE_CHUNK),
+                ARCHIVE_CHUNK,
+                lambda ids: sql("results", "delete_picked", ids=ids, queue_name=queue_name),
+                lambda ids: sql("results", "count_picked", ids=ids, queue_name=queue_name, age=age),
             )
-            deleted += results[0].affected
-            if results[0].affected < ARCHIVE_CHUNK:
-                return deleted
+        )
 
     def _find(self, ids: list[UUID]) -> Steps[list[TaskResult]]:
         if not ids:

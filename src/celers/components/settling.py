@@ -16,7 +16,7 @@ from uuid import UUID
 from celers import rows as read
 from celers.components.base import Component
 from celers.components.history import record_statements
-from celers.errors import BrokerConnectionError
+from celers.components.parts import found_out
 from celers.model.enums import DbTaskState
 from celers.operation import Packet, Restart, Steps
 from celers.states import DEAD_LETTER
@@ -26,13 +26,16 @@ __all__ = [
     "Locked",
     "Tally",
     "certain",
+    "changed",
     "chunks",
     "dead_letter_statements",
     "end_dependants",
     "finish_statements",
+    "last_packet",
     "leave_statements",
     "lock_by_id",
     "lock_by_seq",
+    "lock_looked",
     "lock_pending_too",
     "requeue_statements",
     "same_delivery",
@@ -142,7 +145,7 @@ def lock_by_id(component: AnyComponent, ids: Sequence[UUID]) -> Steps[list[Locke
     if len(looked) < len(wanted) and component.inside and not component.runner.latest:
         # They may be younger than the caller's snapshot: the next look locks.
         raise Restart
-    return (yield from _lock_looked(component, looked))
+    return (yield from lock_looked(component, looked))
 
 
 def lock_pending_too(component: AnyComponent, seqs: Sequence[int]) -> Steps[list[Locked]]:
@@ -154,7 +157,7 @@ def lock_pending_too(component: AnyComponent, seqs: Sequence[int]) -> Steps[list
         # Dependants, which a caller's snapshot may not have; `_dependants` has locked them already.
         results = yield Packet(text + b" LOCK IN SHARE MODE" if component.inside else text)
         looked.extend(results[0].rows)
-    return (yield from _lock_looked(component, looked))
+    return (yield from lock_looked(component, looked))
 
 
 def _latest(component: AnyComponent) -> bytes:
@@ -162,7 +165,8 @@ def _latest(component: AnyComponent) -> bytes:
     return b" LOCK IN SHARE MODE" if component.inside and component.runner.latest else b""
 
 
-def _lock_looked(component: AnyComponent, looked: list[tuple[bytes | None, ...]]) -> Steps[list[Locked]]:
+def lock_looked(component: AnyComponent, looked: list[tuple[bytes | None, ...]]) -> Steps[list[Locked]]:
+    """Lock tasks that were looked at without a lock: rows of seq, state, priority, scheduled_at."""
     core = component.core
     if not looked:
         return []
@@ -190,29 +194,41 @@ def _lock_looked(component: AnyComponent, looked: list[tuple[bytes | None, ...]]
 
 
 def certain(
-    component: AnyComponent, last: Steps[Any], task: Locked, applied: Callable[[Locked | None], bool]
+    component: AnyComponent,
+    last: Steps[Any],
+    tasks: Sequence[Locked],
+    applied: Callable[[Locked | None, Locked], bool] | None = None,
 ) -> Steps[None]:
-    """Send the last packet of a change; when its outcome is unknown, look at one of the tasks, and perhaps begin anew.
-
-    The lost session is gone by then, so what is found is final: the whole transaction was applied or nothing of it.
+    """Send the last packet of a change; when its outcome is unknown, look at the tasks, and perhaps begin anew.
 
     Parameters
     ----------
     last : generator
         Sends the packet.
-    task : Locked
-        One of the tasks that it changes.
-    applied : callable
-        Tells from the task as it is now, None when it is gone, whether it was.
+    tasks : sequence of Locked
+        Those that it changes, as they were before. All are looked at: others may have changed some of them since, and
+        one that is as it was shows that nothing was applied.
+    applied : callable, optional
+        Tells from a task as it is now, None when it is gone, and as it was, whether it was changed. By default: its
+        state or its delivery is another one.
     """
-    try:
-        yield from last
-    except BrokerConnectionError as error:
-        if not error.outcome_unknown:
-            raise
-        now = yield from lock_by_seq(component, [task.seq])
-        if not applied(now[0] if now else None):
-            raise Restart from None
+    decide = applied or changed
+
+    def look() -> Steps[bool]:
+        now = {task.seq: task for task in (yield from lock_by_seq(component, [task.seq for task in tasks]))}
+        return all(decide(now.get(task.seq), task) for task in tasks)
+
+    yield from found_out(last, look)
+
+
+def last_packet(statements: Sequence[bytes]) -> Steps[None]:
+    """Send statements that end their transaction."""
+    yield Packet(*statements, commit=True)
+
+
+def changed(now: Locked | None, then: Locked) -> bool:
+    """Has a task another state, or another delivery, than it had?"""
+    return now is None or now.state is not then.state or not same_delivery(now, then)
 
 
 def same_delivery(now: Locked, then: Locked) -> bool:

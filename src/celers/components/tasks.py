@@ -10,6 +10,7 @@ from celers.components import inspection, metadata
 from celers.components.administration import cancel, change_state
 from celers.components.base import Component, M
 from celers.components.inspection import task_info, task_infos, task_state
+from celers.components.parts import parts
 from celers.model.base import JSON, Duration, Instant, TaskIdLike
 from celers.model.enums import DbTaskState
 from celers.model.inspection import TaskProgress, TaskStateTransition
@@ -123,13 +124,14 @@ class Tasks(Component[M]):
         """
         age = validate.age(ttl, "ttl", positive=True)
         core = self.core
-        expired = 0
-        while True:
-            results = yield Packet(core.sql("tasks", "overdue", queue_id=core.queue_id, age=age, count=EXPIRE_CHUNK))
+        find = core.sql("tasks", "overdue", queue_id=core.queue_id, age=age, count=EXPIRE_CHUNK)
+
+        def part() -> Steps[tuple[int, bool]]:
+            results = yield Packet(find)
             waits = {read.uuid(row[0]): read.integer(row[1]) for row in results[0].rows}
-            if not waits:
-                return expired
-            expired += yield from cancel(self, list(waits), waits)
+            return ((yield from cancel(self, list(waits), waits)) if waits else 0), bool(waits)
+
+        return (yield from parts(part))
 
     @operation()
     def update_state(self, task_ids: Iterable[TaskIdLike], new_state: DbTaskState) -> Steps[int]:

@@ -23,7 +23,7 @@ from celers.db.driver import (
     map_error,
 )
 from celers.db.pool import closed_error
-from celers.db.session import RESTARTS, Acquire, Discard, Send, Session, Sleep, advance, drive
+from celers.db.session import KEPT_CHANGING, RESTARTS, Acquire, Discard, Send, Session, Sleep, advance, drive
 from celers.errors import BrokerError, ConfigurationError, ValidationError
 from celers.operation import QueueUnknown, Restart, repeatable
 
@@ -214,7 +214,7 @@ class _InsideRunner:
                 self.latest = True
                 self._statement(b"ROLLBACK TO SAVEPOINT celers_operation")
                 if attempt == RESTARTS - 1:
-                    raise BrokerError("rows kept changing under the operation: repeat it", retryable=True) from None
+                    raise BrokerError(KEPT_CHANGING, retryable=True) from None
             except BaseException:
                 # The owner learns the first reason.
                 with suppress(BrokerError):

@@ -15,7 +15,8 @@ What happens on an error of a packet
 
 To repeat a packet that came first in its transaction means to send it again. Later ones need what came before them:
 `Restart` is thrown into the operation, and when it lets that pass, a new generator begins from the start. An operation
-that holds something from an earlier transaction may catch it instead.
+that holds something from an earlier transaction may catch it instead. Attempts are counted anew after each commit, so
+that the number of parts of a long operation does not matter, until the whole operation has begun anew.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celers.db.driver import Connection, DriverError, Result, map_error
 from celers.errors import BrokerConnectionError, BrokerError, CelersError
-from celers.operation import Packet, Restart, Steps
+from celers.operation import Packet, Restart, Steps, Undo
 
 if TYPE_CHECKING:
     from celers.operation import Kind
@@ -40,6 +41,7 @@ R = TypeVar("R")
 RETRY_ERRNOS = frozenset({1020, 1205, 1213, 3101})
 ATTEMPTS = 5
 RESTARTS = 20
+KEPT_CHANGING = "rows kept changing under the operation: repeat it"
 FIRST_DELAY_SECS = 0.010
 RECONNECTS = 8
 SETTLE_SECS = 15.0
@@ -136,8 +138,8 @@ def advance(steps: Generator[Any, Any, None], reply: list[Result]) -> Any:
 
 
 def backoff(attempt: int) -> float:
-    """Seconds to wait before retry `attempt` (from 0): 10 ms doubling, with full jitter."""
-    return random.random() * FIRST_DELAY_SECS * float(2**attempt)
+    """Seconds to wait before retry `attempt` (from 0): 10 ms doubling up to 160 ms, with full jitter."""
+    return random.random() * FIRST_DELAY_SECS * float(2 ** min(attempt, 4))
 
 
 def drive(
@@ -182,12 +184,12 @@ def drive(
                 result: R = stop.value
                 packet = None
             except Restart as wish:
-                if wish is not thrown:
+                restarts += 1
+                if wish is not thrown or restarts >= RESTARTS:
                     yield from _rollback(session)
-                    restarts += 1
                     if restarts >= RESTARTS:
-                        raise BrokerError("rows kept changing under the operation: repeat it", retryable=True) from None
-                    yield Sleep(backoff(min(restarts - 1, 4)))
+                        raise BrokerError(KEPT_CHANGING, retryable=True) from None
+                    yield Sleep(backoff(restarts - 1))
                 steps, reply = make(), None
                 continue
             except BaseException as error:
@@ -200,9 +202,15 @@ def drive(
                     and error.outcome_unknown
                     and reconnects <= RECONNECTS
                 ):
-                    steps, reply = make(), None
+                    steps, reply, restarts = make(), None, restarts + 1
                     continue
                 raise
+
+            if isinstance(packet, Undo):
+                yield from _rollback(session)
+                yield Sleep(backoff(packet.attempt))
+                reply = []
+                continue
 
             # 2. Send it, framed by START TRANSACTION and COMMIT where they belong.
             while True:
@@ -230,6 +238,8 @@ def drive(
                     session.places = rings and session.in_transaction
                     if packet is None:
                         return result
+                    if commit_at >= 0 and not restarts:
+                        attempt = reconnects = 0
                     if session.in_transaction:
                         session.changed = (opened and session.changed) or _changes(packet)
                     end = len(results) if commit_at < 0 else commit_at
@@ -259,7 +269,7 @@ def drive(
                             if unsettled is not None or not repeat_unknown:
                                 cast(BrokerError, unknown).outcome_unknown = True
                                 raise unknown
-                            steps, reply = make(), None
+                            steps, reply, restarts = make(), None, restarts + 1
                             break
                     elif kind == "transaction" and reason.index >= 0 and reason.errno not in TOLD_ERRNOS:
                         # Nothing was committed, but the old session may still hold locks that the repetition needs.
@@ -268,12 +278,12 @@ def drive(
                         failure = map_error(reason)
                         failure.__cause__ = reason
                     elif packet is None:
-                        steps, reply = make(), None
+                        steps, reply, restarts = make(), None, restarts + 1
                     elif opened:
                         failure = Restart()
                     else:
                         if reconnects > 1:
-                            yield Sleep(backoff(min(reconnects - 2, 4)))
+                            yield Sleep(backoff(reconnects - 2))
                         continue
                     if packet is None and failure is not None:
                         raise failure
@@ -285,7 +295,7 @@ def drive(
                     if attempt < ATTEMPTS:
                         yield Sleep(backoff(attempt - 1))
                         if packet is None:
-                            steps, reply = make(), None
+                            steps, reply, restarts = make(), None, restarts + 1
                             break
                         if opened:
                             failure = Restart()

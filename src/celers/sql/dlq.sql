@@ -40,19 +40,23 @@ DELETE FROM celers_dead_letter_queue WHERE id = :id
 -- Primary key.
 DELETE FROM celers_dead_letter_queue WHERE id = :id AND queue_name = :queue_name
 
--- name: purge_some
--- One chunk, found by a range of key idx_dlq_failed_at and deleted by primary key.
-DELETE celers_dead_letter_queue
-FROM (SELECT id FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_failed_at)
-      WHERE queue_name = :queue_name LIMIT :count) some
-STRAIGHT_JOIN celers_dead_letter_queue FORCE INDEX (PRIMARY) ON celers_dead_letter_queue.id = some.id
+-- name: pick_some
+-- One chunk to delete, by a range of key idx_dlq_failed_at.
+SELECT id FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_failed_at)
+WHERE queue_name = :queue_name ORDER BY failed_at, id LIMIT :count FOR UPDATE
 
--- name: purge_old
+-- name: pick_old
 -- The same, of letters older than an age.
-DELETE celers_dead_letter_queue
-FROM (SELECT id FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_failed_at)
-      WHERE queue_name = :queue_name AND failed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND LIMIT :count) old
-STRAIGHT_JOIN celers_dead_letter_queue FORCE INDEX (PRIMARY) ON celers_dead_letter_queue.id = old.id
+SELECT id FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_failed_at)
+WHERE queue_name = :queue_name AND failed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+ORDER BY failed_at, id LIMIT :count FOR UPDATE
+
+-- name: delete_picked
+-- Primary key.
+DELETE d FROM celers_dead_letter_queue d FORCE INDEX (PRIMARY) WHERE d.id IN (:ids)
+
+-- name: count_picked
+SELECT COUNT(*) FROM celers_dead_letter_queue FORCE INDEX (PRIMARY) WHERE id IN (:ids)
 
 -- name: statistics
 -- Reads the letters of the queue.

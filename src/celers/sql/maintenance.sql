@@ -53,6 +53,9 @@ WHERE c.queue_id = :queue_id AND t.consumer_no = c.consumer_no AND t.state = 'pr
   AND w.worker_id = :worker_id AND w.queue_id = :queue_id
 LIMIT :count
 
+-- name: any_due
+SELECT 1 FROM celers_scheduled FORCE INDEX (PRIMARY) WHERE due_at <= UTC_TIMESTAMP(6) LIMIT 1
+
 -- name: due_keys
 -- Due tasks of any queue. Primary key in order.
 SELECT JSON_ARRAYAGG(JSON_ARRAY(due_at, sort_rank, seq, queue_id)), COUNT(*) INTO @celers_due, @celers_count
@@ -71,11 +74,17 @@ FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (due_at DATETIME(6) PATH '$[0]', seq
 STRAIGHT_JOIN celers_scheduled FORCE INDEX (PRIMARY) ON celers_scheduled.due_at = due.due_at AND celers_scheduled.seq = due.seq
 
 -- name: due_count
-SELECT @celers_count
+-- How many, and the key of the first.
+SELECT @celers_count, JSON_UNQUOTE(JSON_EXTRACT(@celers_due, '$[0][0]')), JSON_EXTRACT(@celers_due, '$[0][2]')
+
+-- name: still_scheduled
+-- After a promotion of unknown outcome: nothing was moved when the first of its rows is still there.
+SELECT 1 FROM celers_scheduled FORCE INDEX (PRIMARY) WHERE due_at = :due_at AND seq = :seq
 
 -- name: purge_pick
 -- The next tasks of the queue from its low end, in any state. Primary key.
-SELECT id FROM celers_tasks FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id AND seq > :after ORDER BY seq LIMIT :count
+SELECT seq, state, priority, scheduled_at FROM celers_tasks FORCE INDEX (PRIMARY)
+WHERE queue_id = :queue_id AND seq > :after ORDER BY seq LIMIT :count
 
 -- name: purge_dependencies
 DELETE FROM celers_task_dependencies WHERE task_id IN (:ids)
@@ -84,7 +93,10 @@ DELETE FROM celers_task_dependencies WHERE task_id IN (:ids)
 DELETE FROM celers_task_dependencies WHERE parent_task_id IN (:ids)
 
 -- name: purge_dedup
-DELETE FROM celers_task_dedup WHERE task_id IN (:ids)
+-- Before the tasks go: their own keys lead to the rows, which no index by task does. Primary keys.
+DELETE d FROM celers_tasks t FORCE INDEX (PRIMARY)
+STRAIGHT_JOIN celers_task_dedup d FORCE INDEX (PRIMARY) ON d.queue_name = :queue_name AND d.dedup_key = t.dedup_key
+WHERE t.seq IN (:seqs) AND d.task_id = t.id
 
 -- name: purge_idempotency
 DELETE FROM celers_task_idempotency WHERE task_id IN (:ids)

@@ -21,12 +21,17 @@ FROM celers_task_results WHERE task_id IN (:ids) AND queue_name = :queue_name
 -- name: delete
 DELETE FROM celers_task_results WHERE task_id = :task_id AND queue_name = :queue_name
 
--- name: archive
--- One chunk, found by a range of key idx_results_completed_at and deleted by primary key. A DELETE with ORDER BY would
--- read and sort the whole table for each chunk, and wait for results that others are storing.
-DELETE celers_task_results
-FROM (SELECT task_id FROM celers_task_results FORCE INDEX (idx_results_completed_at)
-      WHERE queue_name = :queue_name AND completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
-      LIMIT :count) old
-STRAIGHT_JOIN celers_task_results FORCE INDEX (PRIMARY) ON celers_task_results.task_id = old.task_id
-WHERE celers_task_results.completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+-- name: pick_old
+-- One chunk to delete, by a range of key idx_results_completed_at.
+SELECT task_id FROM celers_task_results FORCE INDEX (idx_results_completed_at)
+WHERE queue_name = :queue_name AND completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+ORDER BY completed_at LIMIT :count FOR UPDATE
+
+-- name: delete_picked
+-- Primary key.
+DELETE r FROM celers_task_results r FORCE INDEX (PRIMARY) WHERE r.task_id IN (:ids) AND r.queue_name = :queue_name
+
+-- name: count_picked
+-- Those that are there still; a result that was stored anew since is younger.
+SELECT COUNT(*) FROM celers_task_results FORCE INDEX (PRIMARY)
+WHERE task_id IN (:ids) AND queue_name = :queue_name AND completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
