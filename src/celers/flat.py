@@ -77,6 +77,7 @@ class FlatNames(Flat[M]):
     store_result_batch = flat(Results.store_batch)
     get_result = flat(Results.get)
     get_result_batch = flat(Results.get_batch)
+    list_results = flat(Results.page)
     delete_result = flat(Results.delete)
     archive_results = flat(Results.archive)
 

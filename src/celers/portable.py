@@ -1,8 +1,6 @@
 """The form in which tasks and dead letters leave a database, and in which tasks come back into one.
 
-An object for each task, made of what JSON knows; payloads are base64 text and always decompressed. A file has one
-object a line, between a line that says what it is and one that says how many there were, so that a file that was cut
-is not taken for a whole one.
+An object for each task, made of what JSON knows; payloads are base64 text and always decompressed.
 
 Everything here is pure. Objects come from outside and may be anything: `check_task` refuses what is not a task.
 """
@@ -12,10 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, BinaryIO, Final
+from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
 from celers import rows as read
@@ -30,10 +28,8 @@ __all__ = [
     "LETTER_COLUMNS",
     "TASK_COLUMNS",
     "ImportedTask",
-    "Lines",
     "check_task",
-    "end_line",
-    "head_line",
+    "json_kind",
     "letter_object",
     "object_text",
     "read_array",
@@ -41,12 +37,6 @@ __all__ = [
 ]
 
 Row = tuple[bytes | None, ...]
-
-VERSION: Final = 1
-LONGEST_LINE: Final = 128 * 1024 * 1024
-"""Bytes of one line: a payload of the largest size as a list of numbers, and the largest metadata."""
-
-HEAD, END = "celers_export", "celers_export_end"
 
 TASK_COLUMNS: Final = (
     *("id", "task_name", "payload", "payload_encoding", "state", "priority", "retry_count", "max_retries"),
@@ -172,17 +162,6 @@ def object_text(value: Mapping[str, JSON]) -> str:
     return validate.json_text(value, "an exported object")
 
 
-def head_line(what: str, queue_name: str) -> str:
-    """Return the first line of a file: what it holds."""
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return object_text({HEAD: {"what": what, "version": VERSION, "queue_name": queue_name, "exported_at": now}})
-
-
-def end_line(count: int) -> str:
-    """Return the last line of a file: how many objects it holds."""
-    return object_text({END: {"count": count}})
-
-
 # In
 
 
@@ -231,7 +210,7 @@ def read_array(text: str) -> list[Any]:
         raise ValidationError(f"json_data must be text, not {type(text).__name__}", parameter="json_data")
     value = validate.json_value(text, "json_data")
     if not isinstance(value, list):
-        raise DeserializationError(f"json_data must be a JSON array, not {_kind(value)}")
+        raise DeserializationError(f"json_data must be a JSON array, not {json_kind(value)}")
     return value
 
 
@@ -268,7 +247,7 @@ def check_task(value: object, index: int, *, max_payload_bytes: int, compress: b
 
 def _checked(value: object, max_payload_bytes: int, compress: bool) -> ImportedTask:
     if not isinstance(value, Mapping):
-        raise DeserializationError(f"a task must be an object, not {_kind(value)}")
+        raise DeserializationError(f"a task must be an object, not {json_kind(value)}")
     if unknown := value.keys() - _KEYS:
         raise DeserializationError(f"unknown fields: {validate.shown(sorted(map(str, unknown)))}")
     for name in ("id", "task_name", "state", "payload", "created_at", "scheduled_at"):
@@ -322,7 +301,7 @@ def _checked(value: object, max_payload_bytes: int, compress: bool) -> ImportedT
     )
 
 
-def _kind(value: object) -> str:
+def json_kind(value: object) -> str:
     """What JSON calls a value; values themselves are users' data and are not shown."""
     if value is None:
         return "null"
@@ -358,12 +337,12 @@ def _payload(value: object, encoding: object, most: int) -> bytes:
         if not all(type(byte) is int and 0 <= byte <= 255 for byte in value):
             raise DeserializationError("a payload given as an array must hold numbers from 0 to 255")
         return bytes(value)
-    raise DeserializationError(f"the payload must be base64 text or an array of numbers, not {_kind(value)}")
+    raise DeserializationError(f"the payload must be base64 text or an array of numbers, not {json_kind(value)}")
 
 
 def _needed_time(value: object, name: str) -> str:
     if not isinstance(value, str) or not _TIME.fullmatch(value):
-        raise DeserializationError(f"{name} must be a time such as 2026-01-02T03:04:05.678901Z, not {_kind(value)}")
+        raise DeserializationError(f"{name} must be a time such as 2026-01-02T03:04:05.678901Z, not {json_kind(value)}")
     try:
         # Python calls only a capital Z the time zone.
         moment = datetime.fromisoformat(value.upper())
@@ -380,7 +359,7 @@ def _dependencies(value: object) -> tuple[UUID, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise DeserializationError(f"dependencies must be an array of ids, not {_kind(value)}")
+        raise DeserializationError(f"dependencies must be an array of ids, not {json_kind(value)}")
     return tuple(validate.task_ids(value, "dependencies"))
 
 
@@ -391,7 +370,7 @@ def _object(value: object, name: str) -> dict[str, Any] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise DeserializationError(f"{name} must be an object, not {_kind(value)}")
+        raise DeserializationError(f"{name} must be an object, not {json_kind(value)}")
     return dict(value)
 
 
@@ -407,94 +386,3 @@ def _policy(value: object) -> str | None:
         return None
     RetryPolicy.from_dict(found)
     return validate.json_text(found, "retry_policy")
-
-
-class Lines:
-    """The objects of a file, read one by one; the array form is read as a whole.
-
-    Parameters
-    ----------
-    stream : binary file
-    what : str
-        What the file's first line must announce, when it announces anything.
-
-    Attributes
-    ----------
-    line : int
-        Number of the line that was read last, from 1.
-    bytes_read : int
-        How far the file is read.
-
-    Raises
-    ------
-    DeserializationError
-        While reading: a line is no JSON object, the file is of another kind or of a newer form, or its end is missing.
-    """
-
-    def __init__(self, stream: BinaryIO, what: str = "tasks") -> None:
-        self._stream = stream
-        self._what = what
-        self.line = 0
-        self.bytes_read = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        announced = ended = False
-        count = 0
-        for text in self._texts():
-            if not (count or announced) and text.startswith(b"["):
-                yield from self._array(text)
-                return
-            value = self._value(text)
-            if ended:
-                raise DeserializationError(f"line {self.line}: something follows the end of the export")
-            if count == 0 and not announced and value.keys() == {HEAD}:
-                self._check_head(value[HEAD])
-                announced = True
-                continue
-            if announced and value.keys() == {END}:
-                if value[END] != {"count": count}:
-                    raise DeserializationError(f"line {self.line}: the export ends after {count} objects too early")
-                ended = True
-                continue
-            yield value
-            count += 1
-        if announced and not ended:
-            raise DeserializationError(
-                f"the export is not complete: it stops after {count} objects, without the line that ends it"
-            )
-
-    def _texts(self) -> Iterator[bytes]:
-        """Lines that are not blank."""
-        while text := self._stream.readline(LONGEST_LINE + 1):
-            self.line += 1
-            self.bytes_read += len(text)
-            if len(text) > LONGEST_LINE:
-                raise DeserializationError(f"line {self.line} is longer than {LONGEST_LINE} bytes")
-            if text := text.strip():
-                yield text
-
-    def _value(self, text: bytes) -> dict[str, Any]:
-        try:
-            value = validate.json_value(text.decode("utf-8"), "the line")
-        except (DeserializationError, UnicodeDecodeError) as error:
-            raise DeserializationError(f"line {self.line}: {error}") from None
-        if not isinstance(value, dict):
-            raise DeserializationError(f"line {self.line} must be a JSON object, not {_kind(value)}")
-        return value
-
-    def _array(self, start: bytes) -> Iterable[Any]:
-        rest = self._stream.read()
-        self.bytes_read += len(rest)
-        try:
-            return read_array((start + b"\n" + rest).decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DeserializationError(f"the file is no UTF-8 text: {error}") from None
-
-    def _check_head(self, head: object) -> None:
-        if not isinstance(head, dict) or head.get("what") != self._what:
-            what = head.get("what") if isinstance(head, dict) else head
-            raise DeserializationError(f"the file holds {validate.shown(what)} and not {self._what}")
-        if head.get("version") != VERSION:
-            raise DeserializationError(
-                f"the file has the form {validate.shown(head.get('version'))}; this version reads {VERSION}"
-            )

@@ -134,6 +134,7 @@ SORTS = {
     ("tasks", "page"),
     ("tasks", "page_of_state"),
     ("tasks", "scheduled_page"),
+    ("results", "page"),
     ("transfer", "tasks_page"),
     ("transfer", "letters_page"),
     ("maintenance", "leased"),

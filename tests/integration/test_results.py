@@ -454,3 +454,28 @@ def test_a_stored_status_that_is_none_is_an_error(tables, broker):
     tables.rows("UPDATE celers_task_results SET status='ODD'")
     with pytest.raises(DeserializationError, match="ODD"):
         broker.get_result(task_id)
+
+
+@pytest.mark.spec("RES-04", "CONF-06")
+def test_results_are_listed_with_the_last_completed_on_top(broker):
+    ids = [uuid4() for _ in range(6)]
+    statuses = [TaskResultStatus.SUCCESS, TaskResultStatus.FAILURE, TaskResultStatus.SUCCESS, TaskResultStatus.STARTED, TaskResultStatus.FAILURE, TaskResultStatus.SUCCESS]
+    for number, (task_id, status) in enumerate(zip(ids, statuses, strict=True)):
+        broker.store_result(task_id, "even" if number % 2 == 0 else "odd", status, result={"n": number})
+    broker.for_queue("other").store_result(uuid4(), "even", TaskResultStatus.SUCCESS)
+
+    def numbers(*page, **some):
+        return [found.result["n"] for found in broker.list_results(*page, **some)]
+
+    assert numbers(10, 0) == [5, 4, 2, 1, 0, 3]
+    assert (numbers(2, 1), numbers(0, 0), numbers(10, 6)) == ([4, 2], [], [])
+    assert numbers(10, 0, status=TaskResultStatus.SUCCESS) == [5, 2, 0]
+    assert numbers(10, 0, task_name="odd") == [5, 1, 3]
+    assert numbers(1, 1, status=TaskResultStatus.FAILURE) == [1]
+    assert numbers(10, 0, status=TaskResultStatus.FAILURE, task_name="even") == [4]
+    assert broker.list_results(10, 0)[0] == broker.get_result(ids[5])
+    for arguments in ({"status": "SUCCESS"}, {"task_name": ""}):
+        with pytest.raises(ValidationError):
+            broker.list_results(1, 0, **arguments)
+    with pytest.raises(ValidationError):
+        broker.list_results(-1, 0)

@@ -13,13 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celers.errors import CyclicDependencyError, DeserializationError, DuplicateTaskError, PayloadTooLargeError
+from celers.jsonlines import Lines, end_line, head_line
 from celers.portable import (
     LETTER_COLUMNS,
     TASK_COLUMNS,
-    Lines,
     check_task,
-    end_line,
-    head_line,
     letter_object,
     object_text,
     read_array,
@@ -316,7 +314,7 @@ def test_files_that_are_refused(lines, says):
 
 @pytest.mark.spec("IMPEX-02")
 def test_a_line_without_end_is_not_read_into_memory(monkeypatch):
-    monkeypatch.setattr("celers.portable.LONGEST_LINE", 100)
+    monkeypatch.setattr("celers.jsonlines.LONGEST_LINE", 100)
     assert read('{"a": "' + "x" * 80 + '"}')
     with pytest.raises(DeserializationError, match="longer"):
         read('{"a": "' + "x" * 100 + '"}')

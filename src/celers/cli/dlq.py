@@ -9,7 +9,8 @@ from uuid import UUID
 
 from celers.cli import codes
 from celers.cli.ask import add_page, add_queue, add_yes, confirm, describe, moment, one_line, whole_id
-from celers.cli.output import print_json, print_table
+from celers.cli.files import add_target, write_objects
+from celers.cli.output import counted, print_json, print_table, report
 from celers.cli.target import find_app, open_broker, resolve
 from celers.errors import TaskNotFoundError, ValidationError
 
@@ -22,7 +23,7 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
     """Add the command `dlq` to a parser of commands."""
     parser = subparsers.add_parser(
         "dlq",
-        help="look at dead letters, requeue them, delete them",
+        help="look at dead letters, requeue, export or delete them",
         description="Dead letters are tasks whose retries are used up. A dead letter has an id of its own, besides "
         "the id of the task that it was.",
         epilog="exit status: 0, or 1 when a letter is not there",
@@ -46,7 +47,9 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
         "--older-than", type=float, metavar="HOURS", help="those that are older than so many hours, at least 1"
     )
     add_yes(purge)
-    for action in (shown, one, requeue, replay, purge):
+    export = actions.add_parser("export", help="write them to a file, newest first, one JSON object a line")
+    add_target(export)
+    for action in (shown, one, requeue, replay, purge, export):
         add_queue(action)
     parser.set_defaults(run=run)
     return parser
@@ -66,21 +69,16 @@ def run(args: argparse.Namespace) -> int:
                 return _requeue(broker, args)
             case "replay":
                 replayed = broker.replay_dlq_batch(args.name, args.min_retries, args.limit)
-                _print(args, {"replayed": replayed}, f"requeued {_letters(replayed)}")
+                report(args, {"replayed": replayed}, f"requeued {_letters(replayed)}")
                 return codes.OK
+            case "export":
+                return _export(broker, args)
             case _:
                 return _purge(broker, args)
 
 
 def _letters(count: int) -> str:
-    return f"{count:,} dead letter{'' if count == 1 else 's'}"
-
-
-def _print(args: argparse.Namespace, value: object, text: str) -> None:
-    if args.json:
-        print_json(value)
-    else:
-        print(text)
+    return counted(count, "dead letter")
 
 
 def _list(broker: MysqlBroker, args: argparse.Namespace) -> int:
@@ -124,7 +122,7 @@ def _show(broker: MysqlBroker, args: argparse.Namespace) -> int:
     letter = broker.dlq.get(args.id)
     if letter is None:
         raise TaskNotFoundError(f"the dead letter {args.id} is not in queue {args.queue!r}")
-    _print(
+    report(
         args,
         letter.to_dict(),
         describe(
@@ -150,7 +148,7 @@ def _requeue(broker: MysqlBroker, args: argparse.Namespace) -> int:
             made[dlq_id] = broker.requeue_from_dlq(dlq_id)
         except TaskNotFoundError:
             made.setdefault(dlq_id, None)
-    _print(
+    report(
         args,
         {str(dlq_id): None if task_id is None else str(task_id) for dlq_id, task_id in made.items()},
         "\n".join(
@@ -159,6 +157,11 @@ def _requeue(broker: MysqlBroker, args: argparse.Namespace) -> int:
         ),
     )
     return codes.OK if all(made.values()) else codes.FAILED
+
+
+def _export(broker: MysqlBroker, args: argparse.Namespace) -> int:
+    found = broker.iter_export_dlq(snapshot=not args.live)
+    return write_objects(args, "dead letters", found, broker.get_statistics().dlq)
 
 
 def _purge(broker: MysqlBroker, args: argparse.Namespace) -> int:
@@ -176,5 +179,5 @@ def _purge(broker: MysqlBroker, args: argparse.Namespace) -> int:
         deleted = broker.apply_dlq_retention(args.older_than * 3600)
     else:
         deleted = sum(broker.purge_dlq(dlq_id) for dlq_id in args.ids)
-    _print(args, {"deleted": deleted}, f"deleted {_letters(deleted)}")
+    report(args, {"deleted": deleted}, f"deleted {_letters(deleted)}")
     return codes.OK if not args.ids or deleted == len(set(args.ids)) else codes.FAILED

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 from celers.cli import codes
@@ -26,13 +27,17 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = {
     "demo": "index a directory tree with tasks, and check every result",
-    "dlq": "look at dead letters, requeue them, delete them",
+    "dlq": "look at dead letters, requeue, export or delete them",
     "enqueue": "enqueue a task by name",
+    "export": "write the tasks of a queue to a file",
+    "import": "read tasks from a file into a queue",
     "migrate": "make or upgrade the tables, list or verify them",
+    "results": "look at the results of tasks, delete them",
     "server": "the private database server: start, stop, status, url",
     "status": "queues, workers and the server at a glance",
     "tasks": "look at tasks, cancel them, run them again",
     "worker": "run tasks",
+    "workers": "look at workers, forget dead ones",
 }
 
 EPILOG = """\
@@ -61,12 +66,17 @@ def build_parser(commands: Sequence[str]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in COMMANDS.items():
         if name in commands:
-            _add_common(import_module(f"celers.cli.{name}").add_parser(subparsers))
+            _add_common(import_module(f"celers.cli.{_module(name)}").add_parser(subparsers))
         else:
             subparsers.add_parser(name, help=text, add_help=False)
     _add_common(parser)
     parser.set_defaults(url=None, app=None, json=False, debug=False)
     return parser
+
+
+def _module(command: str) -> str:
+    """The module of a command; `import` cannot be one's name."""
+    return f"{command}_" if iskeyword(command) else command
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-__all__ = ["Progress", "bar", "print_json", "print_table", "table"]
+__all__ = ["Progress", "bar", "counted", "print_json", "print_table", "report", "table"]
 
 _REDRAW_SECS = 0.1
 
@@ -17,6 +18,19 @@ _REDRAW_SECS = 0.1
 def print_json(value: Any) -> None:
     """Print one JSON value, one line."""
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def report(args: argparse.Namespace, value: Any, text: str) -> None:
+    """Print a value for programs (--json) or a text for people."""
+    if args.json:
+        print_json(value)
+    else:
+        print(text)
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: ``1 task``, ``2,000 tasks``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

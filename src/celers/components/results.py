@@ -157,6 +157,54 @@ class Results(Component[M]):
             found += yield from self._find(ids[at : at + _CHUNK])
         return found
 
+    @operation("read")
+    def page(
+        self, limit: int, offset: int, *, status: TaskResultStatus | None = None, task_name: str | None = None
+    ) -> Steps[list[TaskResult]]:
+        """Return stored results, the last completed first, unfinished ones at the end.
+
+        Parameters
+        ----------
+        limit : int
+            0 to 10000.
+        offset : int
+            Not negative.
+        status : TaskResultStatus or None
+            Only results of this status; None for all.
+        task_name : str or None
+            Only results of tasks of this name.
+
+        Raises
+        ------
+        DeserializationError
+            A stored value is not JSON.
+
+        Notes
+        -----
+        One read by key idx_results_completed_at, backwards until the page is full: with `status` or `task_name` over
+        everything that does not fit.
+        """
+        count, skip = validate.limit(limit), validate.offset(offset)
+        if status is not None and not isinstance(status, TaskResultStatus):
+            raise ValidationError(f"status={status!r} must be a TaskResultStatus", parameter="status")
+        name = validate.optional_name(task_name, "task_name")
+        if not count:
+            return []
+        results = yield Packet(
+            self.core.sql(
+                "results",
+                "page",
+                queue_name=self.core.queue_name,
+                any_state=status is None,
+                status=None if status is None else status.value,
+                any_name=name is None,
+                name=name,
+                count=count,
+                skip=skip,
+            )
+        )
+        return [_result(row) for row in results[0].rows]
+
     @operation()
     def delete(self, task_id: TaskIdLike) -> Steps[bool]:
         """Delete a result; returns whether there was one. The task stays."""

@@ -18,6 +18,15 @@ ON DUPLICATE KEY UPDATE queue_name = VALUES(queue_name), task_name = VALUES(task
 SELECT task_id, task_name, status, result, error, traceback, created_at, completed_at, runtime_ms
 FROM celers_task_results WHERE task_id IN (:ids) AND queue_name = :queue_name
 
+-- name: page
+-- Last completed first, unfinished ones at the end. Key idx_results_completed_at, backwards, until the page is full.
+SELECT r.task_id, r.task_name, r.status, r.result, r.error, r.traceback, r.created_at, r.completed_at, r.runtime_ms
+FROM (SELECT task_id, completed_at FROM celers_task_results FORCE INDEX (idx_results_completed_at)
+      WHERE queue_name = :queue_name AND (:any_state OR status = :status) AND (:any_name OR task_name = :name)
+      ORDER BY completed_at DESC, task_id DESC LIMIT :count OFFSET :skip) page
+STRAIGHT_JOIN celers_task_results r FORCE INDEX (PRIMARY) ON r.task_id = page.task_id AND r.queue_name = :queue_name
+ORDER BY page.completed_at DESC, page.task_id DESC
+
 -- name: delete
 DELETE FROM celers_task_results WHERE task_id = :task_id AND queue_name = :queue_name
 
