@@ -1,8 +1,11 @@
 """Percentiles in C, by selection.
 
-A full sort is n log n; finding a few ranks is n. The values are copied once into C doubles (no Python float per value
-when they come as a buffer); then one multi-way quickselect settles all wanted ranks, looking only into the parts that
-hold one. Parts that refuse to shrink are sorted by heap, so the worst case stays n log n.
+A full sort is n log n; finding a few ranks is n. Many values are not even copied: a sample of them says between which
+two values each wanted rank almost certainly lies (Floyd and Rivest, "Expected time bounds for selection", 1975), one
+pass counts what is below and picks out the few in between, and only these are looked into. The pass has no branches
+that depend on the data, so the compiler makes vector instructions of it, and it sees whether the guess was right: if
+not, or when there are few values, all are copied and one multi-way quickselect settles the ranks, looking only into
+the parts that hold one. Parts that refuse to shrink are sorted by heap, so the worst case stays n log n.
 """
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
@@ -14,152 +17,88 @@ from libc.string cimport memcpy, strcmp
 from celers_fast._percentiles_py import bad_values, nan_value, rank
 
 cdef enum:
-    SMALL = 24          # below, insertion sort
     RELEASE_GIL = 20000  # from here, selecting takes long enough to let other threads run
+    SAMPLED = 5000      # from here, a sample is worth taking
 
 
-cdef void _insertion_sort(double *a, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
-    cdef Py_ssize_t i, j
-    cdef double x
-    for i in range(low + 1, high + 1):
-        x = a[i]
-        j = i - 1
-        while j >= low and a[j] > x:
-            a[j + 1] = a[j]
-            j -= 1
-        a[j + 1] = x
-
-
-cdef void _sift(double *a, Py_ssize_t root, Py_ssize_t count) noexcept nogil:
-    cdef double x = a[root]
-    cdef Py_ssize_t child
-    while True:
-        child = 2 * root + 1
-        if child >= count:
-            break
-        if child + 1 < count and a[child + 1] > a[child]:
-            child += 1
-        if a[child] <= x:
-            break
-        a[root] = a[child]
-        root = child
-    a[root] = x
-
-
-cdef void _heap_sort(double *a, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef double x
-    for i in range(count // 2 - 1, -1, -1):
-        _sift(a, i, count)
-    for i in range(count - 1, 0, -1):
-        x = a[0]
-        a[0] = a[i]
-        a[i] = x
-        _sift(a, 0, i)
-
-
-cdef inline void _order(double *a, double *b) noexcept nogil:
-    cdef double x
-    if b[0] < a[0]:
-        x = a[0]
-        a[0] = b[0]
-        b[0] = x
-
-
-cdef void _select(
-    double *a, Py_ssize_t low, Py_ssize_t high, const Py_ssize_t *ranks, Py_ssize_t count, int depth
-) noexcept nogil:
-    """Put the right value at each of the ascending `ranks`, all of which lie in low..high."""
-    cdef Py_ssize_t i, j, middle, left
-    cdef double pivot, x
-    while count > 0:
-        if high - low < SMALL:
-            _insertion_sort(a, low, high)
-            return
-        if depth == 0:
-            _heap_sort(a + low, high - low + 1)
-            return
-        depth -= 1
-        middle = low + (high - low) // 2
-        _order(&a[low], &a[middle])
-        _order(&a[middle], &a[high])
-        _order(&a[low], &a[middle])
-        pivot = a[middle]
-        # Hoare's partition stops at values equal to the pivot, so that many equal values split evenly.
-        i = low - 1
-        j = high + 1
-        while True:
-            i += 1
-            while a[i] < pivot:
-                i += 1
-            j -= 1
-            while a[j] > pivot:
-                j -= 1
-            if i >= j:
-                break
-            x = a[i]
-            a[i] = a[j]
-            a[j] = x
-        left = 0
-        while left < count and ranks[left] <= j:
-            left += 1
-        if left:
-            _select(a, low, j, ranks, left, depth)
-        ranks += left
-        count -= left
-        low = j + 1
+include "_selection.pxi"
 
 
 cdef class _Values:
-    """A private copy of the values as C doubles."""
+    """The values as C doubles: a private copy of them, or the buffer of somebody else, which is only read."""
 
-    cdef double *data
+    cdef const double *data
+    cdef double *own
     cdef Py_ssize_t count
+    cdef Py_buffer view
+    cdef bint held
+    cdef bint checked   # for NaN
 
     def __cinit__(self):
         self.data = NULL
+        self.own = NULL
         self.count = 0
+        self.held = False
+        self.checked = False
 
     def __dealloc__(self):
-        PyMem_Free(self.data)
+        PyMem_Free(self.own)
+        if self.held:
+            PyBuffer_Release(&self.view)
 
     cdef int reserve(self, Py_ssize_t count) except -1:
-        self.data = <double *>PyMem_Malloc((count or 1) * sizeof(double))
-        if self.data == NULL:
+        self.own = <double *>PyMem_Malloc((count or 1) * sizeof(double))
+        if self.own == NULL:
             raise MemoryError()
+        self.data = self.own
         self.count = count
+        return 0
+
+    cdef int copy(self) except -1:
+        """Make the values our own, if they are not yet, and refuse NaN."""
+        cdef const double *theirs = self.data
+        cdef Py_ssize_t i
+        cdef bint nan = False
+        if self.own == NULL:
+            self.reserve(self.count)
+            with nogil:
+                memcpy(self.own, theirs, self.count * sizeof(double))
+            self.checked = False
+        if not self.checked:
+            for i in range(self.count):
+                nan |= self.own[i] != self.own[i]
+            if nan:
+                raise nan_value()
+            self.checked = True
         return 0
 
 
 cdef bint _load_buffer(_Values into, object values) except -1:
-    """Copy a one-dimensional buffer of native doubles; False when `values` is something else."""
-    cdef Py_buffer view
+    """Take a one-dimensional buffer of native doubles; False when `values` is something else."""
     cdef Py_ssize_t i
     cdef const char *at
-    cdef bint known
     try:
-        PyObject_GetBuffer(values, &view, PyBUF_FORMAT | PyBUF_STRIDES)
+        PyObject_GetBuffer(values, &into.view, PyBUF_FORMAT | PyBUF_STRIDES)
     except (BufferError, TypeError, ValueError):
         return False
-    try:
-        known = (
-            view.ndim == 1
-            and view.itemsize == sizeof(double)
-            and view.format != NULL
-            and strcmp(view.format, b"d") == 0
-        )
-        if known:
-            into.reserve(view.shape[0])
-            at = <const char *>view.buf
-            if view.strides[0] == sizeof(double):
-                memcpy(into.data, at, into.count * sizeof(double))
-            else:
-                for i in range(into.count):
-                    memcpy(&into.data[i], at, sizeof(double))
-                    at += view.strides[0]
-    finally:
-        PyBuffer_Release(&view)
-    return known
+    into.held = True
+    if not (
+        into.view.ndim == 1
+        and into.view.itemsize == sizeof(double)
+        and into.view.format != NULL
+        and strcmp(into.view.format, b"d") == 0
+    ):
+        return False
+    at = <const char *>into.view.buf
+    if into.view.strides[0] == sizeof(double) and <size_t>at % sizeof(double) == 0:
+        into.data = <const double *>at
+        into.count = into.view.shape[0]
+    else:
+        into.reserve(into.view.shape[0])
+        for i in range(into.count):
+            memcpy(&into.own[i], at, sizeof(double))
+            at += into.view.strides[0]
+    return True
 
 
 cdef _Values _load(object values):
@@ -167,16 +106,10 @@ cdef _Values _load(object values):
     cdef tuple items
     cdef Py_ssize_t i
     cdef object item
-    cdef double x
-    cdef bint nan = False
     if type(values) is not list and type(values) is not tuple:
         if isinstance(values, (str, bytes, bytearray)):
             raise bad_values(values)
         if _load_buffer(loaded, values):
-            for i in range(loaded.count):
-                nan |= loaded.data[i] != loaded.data[i]
-            if nan:
-                raise nan_value()
             return loaded
         if getattr(values, "ndim", 1) != 1:
             raise bad_values(values)
@@ -186,13 +119,9 @@ cdef _Values _load(object values):
         loaded.reserve(len(items))
         for i in range(loaded.count):
             item = items[i]
-            x = PyFloat_AS_DOUBLE(item) if PyFloat_CheckExact(item) else PyFloat_AsDouble(item)
-            nan |= x != x
-            loaded.data[i] = x
+            loaded.own[i] = PyFloat_AS_DOUBLE(item) if PyFloat_CheckExact(item) else PyFloat_AsDouble(item)
     except (TypeError, ValueError, OverflowError, NotImplementedError):
         raise bad_values(values) from None
-    if nan:
-        raise nan_value()
     return loaded
 
 
@@ -205,47 +134,73 @@ cdef Py_ssize_t _rank(object p, Py_ssize_t count) except? -1:
     return rank(p, count)
 
 
-cdef void _settle(_Values values, const Py_ssize_t *ranks, Py_ssize_t count):
-    cdef Py_ssize_t n = values.count
-    cdef double *data = values.data
-    cdef int depth = 0
+cdef int _settle(_Values values, const Py_ssize_t *ranks, Py_ssize_t count, double *found) except -1:
+    """Write the values at the ascending ranks to `found`."""
+    cdef Py_ssize_t n = values.count, i
+    cdef int depth = 0, failed
+    cdef double *own
+    if n >= SAMPLED and 0 < count <= BRACKETS:
+        if n >= RELEASE_GIL:
+            with nogil:
+                failed = _narrow(values.data, n, ranks, count, found)
+        else:
+            failed = _narrow(values.data, n, ranks, count, found)
+        if failed == 0:
+            return 0
+        if failed == NAN_FOUND:
+            raise nan_value()
+        if failed == NO_MEMORY:
+            raise MemoryError()
+    values.copy()
+    own = values.own
     while n >> depth:
         depth += 1
     depth *= 2
     if n >= RELEASE_GIL:
         with nogil:
-            _select(data, 0, n - 1, ranks, count, depth)
+            _select(own, 0, n - 1, ranks, count, depth)
     else:
-        _select(data, 0, n - 1, ranks, count, depth)
+        _select(own, 0, n - 1, ranks, count, depth)
+    for i in range(count):
+        found[i] = own[ranks[i]]
+    return 0
 
 
 def percentile(values, p):
     """Return one percentile of `values`; see `_percentiles_py.percentile`."""
-    cdef _Values loaded = _load(values)
-    cdef Py_ssize_t wanted = _rank(p, loaded.count)
-    if loaded.count == 0:
-        return 0.0
-    _settle(loaded, &wanted, 1)
-    return loaded.data[wanted] + 0.0
+    return percentiles(values, (p,))[0]
 
 
 def percentiles(values, ps):
     """Return several percentiles of `values`, in the order of `ps`; see `_percentiles_py.percentiles`."""
     cdef _Values loaded = _load(values)
-    cdef list indexes = [_rank(p, loaded.count) for p in ps]
+    cdef list indexes, ascending
     cdef Py_ssize_t *ranks
+    cdef double *found
     cdef Py_ssize_t count, i
+    cdef dict placed
+    try:
+        indexes = [_rank(p, loaded.count) for p in ps]
+    except Exception:
+        loaded.copy()   # NaN among the values is told first, as by the twin
+        raise
     if loaded.count == 0:
         return (0.0,) * len(indexes)
-    cdef list ascending = sorted(set(indexes))
+    ascending = sorted(set(indexes))
     count = len(ascending)
     ranks = <Py_ssize_t *>PyMem_Malloc((count or 1) * sizeof(Py_ssize_t))
-    if ranks == NULL:
-        raise MemoryError()
+    found = <double *>PyMem_Malloc((count or 1) * sizeof(double))
     try:
+        if ranks == NULL or found == NULL:
+            raise MemoryError()
         for i in range(count):
             ranks[i] = ascending[i]
-        _settle(loaded, ranks, count)
+        _settle(loaded, ranks, count, found)
+        placed = {}
+        for i in range(count):
+            # + 0.0: no -0.0, as in the twin
+            placed[ascending[i]] = found[i] + 0.0
     finally:
         PyMem_Free(ranks)
-    return tuple([loaded.data[<Py_ssize_t>index] + 0.0 for index in indexes])
+        PyMem_Free(found)
+    return tuple([placed[index] for index in indexes])

@@ -101,6 +101,59 @@ def test_selection_on_awkward_orders(percentiles, shape, n):
     assert percentiles.percentiles(array("d", values), wanted) == expected
 
 
+@pytest.mark.spec("STAT-02")
+@pytest.mark.parametrize("wanted", [(50, 95, 99), (0, 100), (49.9, 50, 50.1, 0, 100), tuple(range(0, 101, 5))])
+@pytest.mark.parametrize(
+    "shape", ["random", "sorted", "equal", "two", "period", "infinities", "zeros", "spikes", "rare", "subnormal"]
+)
+def test_many_values_by_a_sample(percentiles, shape, wanted):
+    n = 40_001
+    rng = random.Random(n)
+    values = {
+        "random": lambda: [rng.expovariate(1) for _ in range(n)],
+        "sorted": lambda: [float(i) for i in range(n)],
+        "equal": lambda: [2.5] * n,
+        "two": lambda: [float(rng.randrange(2)) for _ in range(n)],
+        "period": lambda: [float(i % 16 == 3) + i * 1e-9 for i in range(n)],
+        "infinities": lambda: [rng.choice([math.inf, -math.inf, rng.random()]) for _ in range(n)],
+        "zeros": lambda: [rng.choice([0.0, -0.0]) for _ in range(n)],
+        "spikes": lambda: [1.0 if rng.random() < 0.95 else rng.random() for _ in range(n)],
+        # A sample of the middle shows nothing of the ends.
+        "rare": lambda: [float(10_000 < i < 10_010) - float(i == 33_333) for i in range(n)],
+        "subnormal": lambda: [rng.randrange(9) * 5e-324 for _ in range(n)],
+    }[shape]()
+    ordered = sorted(values)
+    expected = tuple(ordered[math.floor(p / 100 * (n - 1) + 0.5)] + 0.0 for p in wanted)
+    given = array("d", values)
+    found = percentiles.percentiles(given, wanted)
+    assert found == expected
+    assert all(math.copysign(1, value) == 1 for value in found if value == 0), "no -0.0"
+    assert percentiles.percentiles(values, wanted) == expected, "a list"
+    assert percentiles.percentiles(memoryview(given)[::-1], wanted) == expected, "a buffer that is not contiguous"
+    assert percentiles.percentile(given, wanted[0]) == expected[0]
+    assert given.tolist() == values, "the input is only read"
+
+
+@pytest.mark.spec("STAT-02")
+@pytest.mark.parametrize("place", [0, 1, 8_191, 20_000, 39_999])
+@pytest.mark.parametrize("wanted", [(), (50,), tuple(range(20))])
+def test_one_nan_among_many_is_found(percentiles, place, wanted):
+    values = array("d", range(40_000))
+    values[place] = math.nan
+    for form in (values, values.tolist()):
+        with pytest.raises(ValidationError, match="NaN"):
+            percentiles.percentiles(form, wanted)
+
+
+def test_the_buffer_is_given_back(percentiles):
+    values = array("d", range(10_000))
+    percentiles.percentiles(values, (50, 99))
+    values.append(1.0)  # raises while somebody holds the buffer
+    with pytest.raises(ValidationError):
+        percentiles.percentiles(values, (101,))
+    values.append(2.0)
+
+
 finite_or_inf = st.floats(allow_nan=False)
 
 
