@@ -475,6 +475,33 @@ def test_an_old_snapshot_acknowledges_what_was_claimed_since(sync_broker, tables
     tables.check(sync_broker)
 
 
+@pytest.mark.spec("ARCH-06", "ARCH-11")
+def test_snapshot_isolation_is_off_in_our_sessions_and_stays_in_the_callers(sync_broker, tables, mine, database_url):
+    """MariaDB refuses to lock rows that are younger than the snapshot, where this is on."""
+    connection = mine()
+    cursor = connection.cursor()
+    cursor.execute("SHOW VARIABLES LIKE 'innodb_snapshot_isolation'")
+    if cursor.fetchone() is None:
+        pytest.skip("this server has no such setting")
+    cursor.execute("SET SESSION innodb_snapshot_isolation = ON")
+    tables.rows("SET GLOBAL innodb_snapshot_isolation = ON")
+    try:
+        with MysqlBroker(database_url, heartbeat=False) as own, own.with_transaction() as tx:
+            assert tx.fetch_one("SELECT @@innodb_snapshot_isolation") == (0,)
+    finally:
+        tables.rows("SET GLOBAL innodb_snapshot_isolation = DEFAULT")
+    sync_broker.enqueue(new("a", max_retries=0))
+    snapshot(connection)
+    message = sync_broker.dequeue()
+    sync_broker.enqueue(new("b"), connection=connection)
+    sync_broker.reject(message.task_id, message.receipt_handle, connection=connection)
+    cursor.execute("SELECT @@innodb_snapshot_isolation")
+    assert cursor.fetchone() == (1,)
+    connection.commit()
+    assert len(sync_broker.list_dlq(10, 0)) == 1
+    tables.check(sync_broker)
+
+
 def test_an_old_snapshot_rejects_what_was_claimed_since(sync_broker, tables, mine):
     sync_broker.enqueue(new("a", max_retries=0))
     connection = mine()

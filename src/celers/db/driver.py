@@ -60,6 +60,13 @@ _SESSION = (
 )
 _SESSION_STATEMENTS = 4
 
+# The storage protocol looks at what it decides about with locks, which read the latest rows. MariaDB refuses that in
+# a transaction whose snapshot is older (error 1020) unless this is off, and it is on by default since 11.6.
+_LATEST = b"innodb_snapshot_isolation=OFF"
+_LATEST_ONLY = b"SET STATEMENT " + _LATEST + b" FOR "
+_READS_AND_WRITES = (b"SELECT", b"INSERT", b"UPDATE", b"DELETE")
+_FIRST_WITH_SNAPSHOT_ISOLATION = {(10, 6): 18, (10, 11): 8, (11, 0): 6, (11, 1): 5, (11, 2): 4, (11, 4): 2}
+
 
 class DriverError(Exception):
     """An error of the driver, before it is mapped to the package's own.
@@ -317,8 +324,11 @@ def _converters() -> dict[int, object]:
 def foreign_run(connection: Any, text: bytes) -> Result:
     """Run one statement on a connection that belongs to the caller (a `MySQLdb` connection).
 
-    Values come back as bytes, whatever converters the caller has set.
+    Values come back as bytes, whatever converters the caller has set. Locks are taken on the latest rows, whatever the
+    age of the caller's snapshot; the session stays as it is.
     """
+    if text.startswith(_READS_AND_WRITES) and _knows_snapshot_isolation(connection.get_server_info()):
+        text = _LATEST_ONLY + text
     try:
         connection.query(text)
         result = _store(connection)
@@ -347,6 +357,14 @@ def parse_version(text: str) -> tuple[tuple[int, int, int], bool]:
         raise ConfigurationError(f"cannot read the server's version {text!r}")
     major, minor, patch = (int(part) for part in match.groups())
     return (major, minor, patch), is_mariadb
+
+
+@lru_cache(maxsize=16)
+def _knows_snapshot_isolation(text: str) -> bool:
+    """Has a server of this version the setting `innodb_snapshot_isolation`?"""
+    version, is_mariadb = parse_version(text)
+    first = _FIRST_WITH_SNAPSHOT_ISOLATION.get(version[:2])
+    return is_mariadb and (version >= (11, 5, 0) or (first is not None and version[2] >= first))
 
 
 def _check_version(text: str) -> tuple[tuple[int, int, int], bool]:
@@ -443,6 +461,8 @@ def _greet(raw: Any, options: ConnectOptions) -> Connection:
     version_text: str = raw.get_server_info()
     version, is_mariadb = _check_version(version_text)
     limit = b"max_statement_time=0" if is_mariadb else b"max_execution_time=0"
+    if _knows_snapshot_isolation(version_text):
+        limit += b", " + _LATEST
     try:
         raw.query(_SESSION % limit)
         results = _collect(raw, _SESSION_STATEMENTS, _store)

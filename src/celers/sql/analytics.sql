@@ -1,8 +1,8 @@
 -- name: count_pending
 -- Ranges of keys of small tables.
-SELECT (SELECT COUNT(*) FROM celers_ready WHERE queue_id = :queue_id)
-     + (SELECT COUNT(*) FROM celers_scheduled WHERE queue_id = :queue_id)
-     + (SELECT COUNT(*) FROM celers_blocked WHERE queue_id = :queue_id)
+SELECT (SELECT COUNT(*) FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id)
+     + (SELECT COUNT(*) FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id)
+     + (SELECT COUNT(*) FROM celers_blocked FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id)
 
 -- name: count_processing
 -- From the leases.
@@ -34,9 +34,9 @@ SELECT task_name, state, COUNT(*) FROM celers_tasks WHERE queue_id = :queue_id G
 SELECT bucket, COUNT(*), MAX(age) FROM (
   SELECT age, IF(age < 60, 0, IF(age < 300, 1, IF(age < 900, 2, IF(age < 3600, 3, 4)))) AS bucket FROM (
     SELECT GREATEST(0, TIMESTAMPDIFF(SECOND, t.created_at, UTC_TIMESTAMP(6))) AS age
-    FROM (SELECT seq FROM celers_ready WHERE queue_id = :queue_id
-          UNION ALL SELECT seq FROM celers_scheduled WHERE queue_id = :queue_id
-          UNION ALL SELECT seq FROM celers_blocked WHERE queue_id = :queue_id) pending
+    FROM (SELECT seq FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id
+          UNION ALL SELECT seq FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id
+          UNION ALL SELECT seq FROM celers_blocked FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id) pending
     STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = pending.seq) aged) sorted
 GROUP BY bucket
 
