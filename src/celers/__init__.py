@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from celers.model.inspection import TaskNameCount as TaskNameCount
     from celers.model.inspection import TaskProgress as TaskProgress
     from celers.model.inspection import TaskStateTransition as TaskStateTransition
+    from celers.model.limits import RateLimit as RateLimit
+    from celers.model.limits import RateLimitStatus as RateLimitStatus
     from celers.model.migration import MigrationInfo as MigrationInfo
     from celers.model.migration import MigrationVerification as MigrationVerification
     from celers.model.result import BatchResultInput as BatchResultInput
@@ -102,6 +104,7 @@ _PLACES = {
     "celers.model.enums": "CapacityStatus CircuitBreakerState DbTaskState PoolHealthStatus QueueTrend ReplicaStatus"
     " ScalingAction SlaStatus StageState TaskHook TaskResultStatus WorkerStatus WorkflowState",
     "celers.model.inspection": "RetryStatistics TaskAgeDistribution TaskNameCount TaskProgress TaskStateTransition",
+    "celers.model.limits": "RateLimit RateLimitStatus",
     "celers.model.migration": "MigrationInfo MigrationVerification",
     "celers.model.result": "BatchResultInput TaskResult",
     "celers.model.stats": "QueueStatistics",

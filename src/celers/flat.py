@@ -92,6 +92,8 @@ class FlatNames(Flat[M]):
     get_statistics = flat(Queues.statistics)
     has_capacity = flat(Queues.has_capacity)
     enqueue_with_capacity = flat(Queues.enqueue_with_capacity)
+    apply_priority_aging = flat(Queues.age_priorities)
+    check_rate_limit = flat(Queues.check_rate_limit)
 
     # dlq: dead letters
     list_dlq = flat(DeadLetters.page)

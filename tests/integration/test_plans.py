@@ -26,7 +26,7 @@ from tests.fixtures.crowd import MANY, READY, raw_connection
 
 SQL = Statements("celers_")
 TOPICS = [
-    *("analytics", "consumer", "dlq", "history", "inspection", "maintenance", "producer"),
+    *("analytics", "consumer", "dlq", "history", "inspection", "limits", "maintenance", "producer"),
     *("queues", "results", "settle", "tasks", "transfer", "workers"),
 ]
 STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic)]
@@ -72,9 +72,11 @@ VALUES = {
     "on": False,
     "origin": "{}",
     "part": "job",
+    "priority": 1,
     "progress": "{}",
     "queue_id": 1,
     "queue_name": "default",
+    "rank": -1,
     "retried": 1,
     "seq": SEQS[0],
     "seqs": SEQS,
@@ -84,6 +86,7 @@ VALUES = {
     "status": "idle",
     "task_count": 1,
     "task_id": IDS[0],
+    "task_name": "job1",
     "threshold": 1_000_000,
     "to_time": datetime(2026, 1, 2, tzinfo=UTC),
     "unmet": 0,
@@ -168,6 +171,13 @@ HOT = {
     ("consumer", "ack_many"): {"tasks": "PRIMARY"},
     ("consumer", "due_keys"): {"scheduled": "idx_scheduled_queue"},
     ("consumer", "due_delete"): {"scheduled": "PRIMARY"},
+    ("limits", "count_reserved"): {"rate_limit_hits": "idx_rate_limit_hits"},
+    ("limits", "count_started"): {"task_history": "idx_history_timestamp"},
+    ("limits", "forget_hits"): {"rate_limit_hits": "idx_rate_limit_hits"},
+    ("limits", "next_rank"): {"ready": "PRIMARY"},
+    ("limits", "place_ready"): {"tasks": "PRIMARY"},
+    ("limits", "raise_priority"): {"tasks": "PRIMARY"},
+    ("limits", "waiting"): {"ready": "PRIMARY", "tasks": "PRIMARY"},
     ("maintenance", "due_keys"): {"scheduled": "PRIMARY"},
     ("maintenance", "due_delete"): {"scheduled": "PRIMARY"},
     ("maintenance", "leased"): {"tasks": "PRIMARY", "consumers": "PRIMARY"},

@@ -26,6 +26,7 @@ from celers.model.inspection import (
     TaskProgress,
     TaskStateTransition,
 )
+from celers.model.limits import RateLimit, RateLimitStatus
 from celers.model.migration import MigrationInfo, MigrationVerification
 from celers.model.result import BatchResultInput, TaskResult, result_status
 from celers.model.stats import HealthStatus, QueueStatistics
@@ -70,6 +71,8 @@ FIELDS = [
         "worker_id active_tasks completed_tasks failed_tasks last_seen avg_task_duration_secs",
     ),
     ("TYPE-22", WorkerHeartbeat, "worker_id last_heartbeat status task_count capabilities"),
+    ("TYPE-23", RateLimit, "task_name max_per_second max_per_minute max_per_hour"),
+    ("TYPE-24", RateLimitStatus, "task_name current_per_second current_per_minute current_per_hour limit_exceeded"),
     ("TYPE-40", MigrationInfo, "version name applied_at checksum"),
     (
         "TYPE-41",
@@ -93,6 +96,8 @@ FIELDS = [
 SAMPLES = [
     TaskResult(ID, "a", TaskResultStatus.SUCCESS, {"a": [1]}, None, None, NOW, NOW, 5),
     BatchResultInput(ID, "a", TaskResultStatus.FAILURE, error="x", traceback="y", runtime_ms=1),
+    RateLimit("a", 0.5, 10, 100),
+    RateLimitStatus("a", 0.5, 30, 40, True),
     DlqTaskInfo(ID, ID, "a", 3, 3, 0, "boom", NOW, {"k": 1}),
     DlqStatistics(1, (DlqTaskStats("a", 1, 2.5, 3),)),
     DlqTaskStats("a", 1, 2.5, 3),
