@@ -579,3 +579,20 @@ def test_dead_letters(broker, tables):
     assert json.loads(broker.export_dlq(limit=2)) == objects[:2]
     assert list(broker.iter_export_dlq()) == objects
     assert broker.for_queue("other").export_dlq() == "[]"
+
+
+@pytest.mark.spec("IMPEX-02", "ARCH-12", "TEST-05")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["before", "during", "after", "middle"])
+@pytest.mark.parametrize("skip_existing", [False, True])
+def test_an_import_whose_commit_nobody_answers_is_stored_once(
+    make_broker, proxy, database_url, tables, how, skip_existing
+):
+    broker = make_broker(url=proxy.url(database_url))
+    broker.queue.intern()
+    objects = [item(), ended(), item(scheduled_at="2999-01-01T00:00:00Z")]
+    rule = proxy.spoil(how, b"celers_queue_totals", b"COMMIT")
+    assert broker.import_tasks(json.dumps(objects), skip_existing) == 3
+    assert rule.seen.is_set()
+    assert stored(tables) == 3
+    tables.check(broker)

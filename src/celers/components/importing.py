@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
 from uuid import UUID
 
-from celers import rows as read
 from celers.components.base import Component
 from celers.components.claims import intern_worker
 from celers.components.settling import Tally
@@ -245,7 +244,7 @@ def store(component: Component[Any], spool: Spool, progress: Progress | None) ->
     skipped: set[bytes] = set()
     tally = Tally()
     done = 0
-    first: UUID | None = None
+    some: list[bytes] = []
     yield Packet(core.sql("settle", "take_time"))
     for chunk in spool.rows():
         new = chunk
@@ -254,7 +253,7 @@ def store(component: Component[Any], spool: Spool, progress: Progress | None) ->
             skipped |= taken
             new = [row for row in chunk if row[0] not in taken]
         if new:
-            first = first or UUID(bytes=new[0][0])
+            some = some or [row[0] for row in new]
             yield from _insert(core, new, numbers, spool.skip_existing)
             _count(tally, new)
         done += len(chunk)
@@ -264,11 +263,11 @@ def store(component: Component[Any], spool: Spool, progress: Progress | None) ->
     try:
         yield Packet(*tally.statements(component), b"DO 0", commit=True)
     except BrokerConnectionError as error:
-        if not error.outcome_unknown or first is None:
+        if not error.outcome_unknown or not some:
             raise
-        # The lost session is gone by now: either all of the tasks are there or none will be.
-        found = yield Packet(core.sql("producer", "count_stored", ids=[first], queue_id=core.queue_id))
-        if not read.integer(found[0].rows[0][0]):
+        # The lost session is gone by now: either all of the tasks are there, but for those that somebody has taken
+        # and deleted since, or none will be.
+        if not (yield from _taken(core, some)):
             raise Restart from None
     core.due_unknown()
     return spool.count - len(skipped)
