@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 
@@ -275,6 +276,41 @@ class StoreResult(Case):
         assert broker.get_result(self.task.metadata.id).result == {"a": 1}
 
 
+class DeleteResult(Case):
+    words = (b"DELETE FROM celers_task_results", COMMIT)
+
+    def prepare(self, broker, tables):
+        self.id = uuid4()
+        broker.store_result(self.id, "job", TaskResultStatus.SUCCESS)
+
+    def call(self, broker):
+        return broker.delete_result(self.id)
+
+    def check(self, broker, tables, answer):
+        assert answer is True
+        assert broker.get_result(self.id) is None
+        assert broker.delete_result(self.id) is False
+
+
+class Purge(Held):
+    """One dead letter."""
+
+    words = (b"DELETE FROM celers_dead_letter_queue", COMMIT)
+    max_retries = 0
+
+    def prepare(self, broker, tables):
+        super().prepare(broker, tables)
+        broker.reject(self.first.task_id, self.first.receipt_handle)
+        self.letter = broker.list_dlq(1, 0)[0].id
+
+    def call(self, broker):
+        return broker.purge_dlq(self.letter)
+
+    def check(self, broker, tables, answer):
+        assert answer is True
+        assert broker.list_dlq(1, 0) == []
+
+
 class GiveBack(Held):
     words = (b"state = 'pending'", COMMIT)
 
@@ -325,6 +361,8 @@ CASES = {
     "cancel": Cancel,
     "cancel_pending": CancelPending,
     "store_result": StoreResult,
+    "delete_result": DeleteResult,
+    "purge_dlq": Purge,
     "give_back": GiveBack,
     "read": Read,
 }
@@ -346,6 +384,71 @@ def test_a_cut_connection_has_one_effect_and_a_true_answer(proxy, through, table
     assert rule.seen.is_set()
     assert through.pool().failures >= 1
     case.check(through, tables, answer)
+    tables.check(through)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("how", ["after", "middle"])
+def test_an_enqueue_in_doubt_finds_its_task_among_the_dead_letters(
+    proxy, through, make_sync, tables, packets, how, count
+):
+    """Between the commit and the look a worker has claimed the task, and failed for good."""
+    batch = [new("job", max_retries=0) for _ in range(count)]
+    other = make_sync()
+
+    died = []
+
+    def fail_one():
+        # The answer to the first statement is there before the last one has run, so it may have been rolled back.
+        if message := other.dequeue():
+            other.reject(message.task_id, message.receipt_handle)
+            died.append(message.task_id)
+
+    packets.before(b"id IN (X'" + batch[0].metadata.id.hex.encode(), fail_one)
+    rule = proxy.spoil(how, TASKS, COMMIT)
+    if count == 1:
+        assert through.enqueue(batch[0]) == batch[0].metadata.id
+    else:
+        assert through.enqueue_batch(batch) == [task.metadata.id for task in batch]
+    assert rule.seen.is_set()
+    assert [letter.task_id for letter in through.list_dlq(10, 0)] == died
+    assert through.queue_size() == count - len(died)
+    tables.check(through)
+
+
+def test_an_older_dead_letter_of_the_same_id_does_not_stand_for_a_lost_enqueue(proxy, through, tables):
+    task = new("job", max_retries=0)
+    through.enqueue(task)
+    message = through.dequeue()
+    through.reject(message.task_id, message.receipt_handle)
+    tables.rows("UPDATE celers_dead_letter_queue SET created_at = created_at - INTERVAL 1 MINUTE")
+    rule = proxy.spoil("before", TASKS, COMMIT)
+    assert through.enqueue(task) == task.metadata.id
+    assert rule.seen.is_set()
+    assert through.dequeue().task_id == task.metadata.id
+    tables.check(through)
+
+
+@pytest.mark.parametrize("how", ["before", "after", "middle"])
+def test_a_requeued_dead_letter_that_died_again_counts_as_requeued(proxy, through, make_sync, tables, packets, how):
+    through.enqueue(new("job", max_retries=0))
+    message = through.dequeue()
+    through.reject(message.task_id, message.receipt_handle)
+    letter = through.list_dlq(1, 0)[0].id
+    other = make_sync()
+
+    def fail_again():
+        if again := other.dequeue():
+            other.reject(again.task_id, again.receipt_handle)
+
+    packets.before(b"FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_task_id)", fail_again)
+    rule = proxy.spoil(how, TASKS, COMMIT)
+    made = through.requeue_from_dlq(letter)
+    assert rule.seen.is_set()
+    if message := through.dequeue():
+        assert message.task_id == made
+        through.reject(message.task_id, message.receipt_handle)
+    assert [found.task_id for found in through.list_dlq(10, 0)] == [made]
     tables.check(through)
 
 

@@ -79,6 +79,7 @@ VALUES = {
     "rank": -1,
     "retried": 1,
     "seq": SEQS[0],
+    "since": 1_000_000,
     "seqs": SEQS,
     "skip": 0,
     "sort_rank": 0,

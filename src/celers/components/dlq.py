@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,8 +12,10 @@ from uuid import UUID
 from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
-from celers.components.parts import delete_chunks
-from celers.errors import BrokerConnectionError, CelersError, QueueDrainingError, TaskNotFoundError, ValidationError
+from celers.components.parts import delete_chunks, found_out
+from celers.components.settling import last_packet
+from celers.components.stored import all_stored
+from celers.errors import CelersError, QueueDrainingError, TaskNotFoundError, ValidationError
 from celers.model.base import Duration, TaskIdLike
 from celers.model.dlq import DlqStatistics, DlqTaskInfo, DlqTaskStats
 from celers.operation import Packet, Restart, Steps, operation
@@ -174,11 +177,23 @@ class DeadLetters(Component[M]):
 
     @operation()
     def purge(self, dlq_id: TaskIdLike) -> Steps[bool]:
-        """Delete one dead letter by its own id; return whether it was there."""
+        """Delete one dead letter by its own id; return whether it was there.
+
+        One round trip, by primary key. When the connection was lost during the commit, a letter that is gone counts as
+        deleted by this call.
+        """
         key = validate.task_id(dlq_id, "dlq_id")
-        core = self.core
-        results = yield Packet(core.sql("dlq", "purge", id=key, queue_name=core.queue_name), commit=True)
-        return results[0].affected > 0
+        sql, queue_name = self.core.sql, self.core.queue_name
+
+        def last() -> Steps[bool]:
+            results = yield Packet(sql("dlq", "purge", id=key, queue_name=queue_name), commit=True)
+            return results[0].affected > 0
+
+        def gone() -> Steps[bool]:
+            return not (yield Packet(sql("dlq", "get", id=key, queue_name=queue_name)))[0].rows
+
+        deleted = yield from found_out(last(), gone)
+        return deleted is not False
 
     @operation()
     def purge_all(self) -> Steps[int]:
@@ -244,16 +259,10 @@ class DeadLetters(Component[M]):
                 sql("producer", "ready_last", queue_id=queue_id, sort_rank=-letter.priority),
                 sql("dlq", "delete_locked", id=letter.id),
             ]
-        try:
-            yield Packet(*statements, commit=True)
-        except BrokerConnectionError as error:
-            if not error.outcome_unknown:
-                raise
-            # The lost session is gone by now: either all of the new tasks are there or none will be.
-            ids = [letters[0].new_id]
-            results = yield Packet(sql("producer", "count_stored", ids=ids, queue_id=queue_id))
-            if not read.integer(results[0].rows[0][0]):
-                raise Restart from None
+        began = time.monotonic()
+        yield from found_out(
+            last_packet(statements), lambda: all_stored(self, [letter.new_id for letter in letters], began)
+        )
 
     def _delete(self, pick: bytes) -> Steps[int]:
         """Delete in chunks of two round trips: the ids tell what a commit of unknown outcome did."""

@@ -7,6 +7,7 @@ a longer way (`_insert_dependent`), because their parents have to be locked and 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from celers import validate
 from celers.components.base import Component, M
 from celers.components.history import created_statements
 from celers.components.parents import insert_dependencies, unmet_counts
+from celers.components.stored import all_stored
 from celers.db.driver import Result
 from celers.errors import (
     BrokerConnectionError,
@@ -88,7 +90,8 @@ class Producer(Component[M]):
         Notes
         -----
         One round trip, one transaction. After a lost connection whose commit is in doubt the broker looks for the
-        id, so the answer is certain unless the server stays away.
+        id, among the dead letters too, so the answer is certain unless the server stays away. Only a task that was
+        archived, purged or requeued from the dead letters within these seconds may be stored twice.
         """
         return (yield from self._insert([task], _NOW, False))[0]
 
@@ -220,6 +223,7 @@ class Producer(Component[M]):
         retry_policy: RetryPolicy | None = None,
     ) -> Steps[list[UUID]]:
         """Store tasks that are all due at the same time."""
+        began = time.monotonic()
         policy = None if retry_policy is None else validate.json_text(retry_policy.to_dict(), "retry_policy")
         rows = [self._row(task, due, reserved, policy) for task in tasks]
         ids = [task.metadata.id for task in tasks]
@@ -237,7 +241,7 @@ class Producer(Component[M]):
             if not error.outcome_unknown:
                 raise
             # The lost session is gone by now: either all of the ids are there or none will be.
-            if (yield from self._count_stored(ids)) != len(ids):
+            if not (yield from all_stored(self, ids, began)):
                 raise Restart from None
         return ids
 
@@ -413,17 +417,6 @@ class Producer(Component[M]):
                 prefix = f"INSERT INTO {core.sql.table(name)} ({columns}) VALUES ".encode()
                 built = build_values(prefix, rows[name], max_bytes=core.packet_bytes - _PACKET_OVERHEAD)
                 yield Packet(*(text for text, _ in built))
-
-    def _count_stored(self, ids: list[UUID]) -> Steps[int]:
-        core = self.core
-        count = 0
-        for at in range(0, len(ids), _IDS_PER_STATEMENT):
-            chunk = ids[at : at + _IDS_PER_STATEMENT]
-            results: list[Result] = yield Packet(
-                core.sql("producer", "count_stored", ids=chunk, queue_id=core.queue_id)
-            )
-            count += int(results[0].rows[0][0] or 0)
-        return count
 
 
 def _checked(task: SerializedTask) -> SerializedTask:

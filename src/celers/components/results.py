@@ -10,7 +10,7 @@ from celers import rows as read
 from celers import validate
 from celers.components.acks import MAX_TRACEBACK_BYTES, Outcome, result_text
 from celers.components.base import Component, M
-from celers.components.parts import delete_chunks
+from celers.components.parts import delete_chunks, found_out
 from celers.errors import ValidationError
 from celers.model.base import JSON, Duration, TaskIdLike
 from celers.model.enums import TaskResultStatus
@@ -207,12 +207,23 @@ class Results(Component[M]):
 
     @operation()
     def delete(self, task_id: TaskIdLike) -> Steps[bool]:
-        """Delete a result; returns whether there was one. The task stays."""
+        """Delete a result; returns whether there was one. The task stays.
+
+        One round trip, by primary key. When the connection was lost during the commit, a result that is gone counts
+        as deleted by this call.
+        """
         key = validate.task_id(task_id)
-        results = yield Packet(
-            self.core.sql("results", "delete", task_id=key, queue_name=self.core.queue_name), commit=True
-        )
-        return results[0].affected > 0
+        sql, queue_name = self.core.sql, self.core.queue_name
+
+        def last() -> Steps[bool]:
+            results = yield Packet(sql("results", "delete", task_id=key, queue_name=queue_name), commit=True)
+            return results[0].affected > 0
+
+        def gone() -> Steps[bool]:
+            return not (yield Packet(sql("results", "find", ids=[key], queue_name=queue_name)))[0].rows
+
+        deleted = yield from found_out(last(), gone)
+        return deleted is not False
 
     @operation()
     def archive(self, older_than: Duration) -> Steps[int]:

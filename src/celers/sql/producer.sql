@@ -58,8 +58,14 @@ SELECT seq, -CAST(priority AS SIGNED), scheduled_at, scheduled_at <= @celers_now
 FROM celers_tasks FORCE INDEX (uq_tasks_id) WHERE id IN (:ids) ORDER BY seq
 
 -- name: count_stored
--- How many of these ids are stored: after an unknown outcome, all of them or none.
-SELECT COUNT(*) FROM celers_tasks WHERE id IN (:ids) AND queue_id = :queue_id
+-- How many of these ids are stored, as tasks or as dead letters of tasks that are no older than this many microseconds.
+-- Keys uq_tasks_id and idx_dlq_task_id.
+SELECT COUNT(*) FROM (
+  SELECT id FROM celers_tasks FORCE INDEX (uq_tasks_id) WHERE id IN (:ids) AND queue_id = :queue_id
+  UNION
+  SELECT task_id FROM celers_dead_letter_queue FORCE INDEX (idx_dlq_task_id)
+  WHERE task_id IN (:ids) AND queue_name = :queue_name AND created_at >= UTC_TIMESTAMP(6) - INTERVAL :since MICROSECOND
+) found
 
 -- name: lock_parents
 -- Tasks that new tasks depend on, locked in key order so that none of them ends in between.
