@@ -20,7 +20,7 @@ def broker(database_url):
 @pytest.mark.spec("RES-04")
 def test_results_are_listed_and_shown(celers, database_url, broker):  # noqa: F811
     url = {"CELERS_URL": database_url}
-    assert celers("results", "list", **url).stdout == "no such results\n"
+    assert celers("results", "list", **url).stdout == "no results\n"
     good, bad = uuid4(), uuid4()
     broker.store_result(good, "add", TaskResultStatus.SUCCESS, result={"ü": 42}, runtime_ms=1234)
     broker.store_result(bad, "div", TaskResultStatus.FAILURE, error="boom\nline", traceback="Traceback\n  here")

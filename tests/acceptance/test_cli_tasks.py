@@ -55,7 +55,7 @@ def test_tasks_are_listed(celers, database_url, filled):  # noqa: F811
     ):
         done = celers("tasks", "list", "--json", *arguments, **url)
         assert [task["task_name"] for task in printed(done)] == names, arguments
-    assert celers("tasks", "list", "-q", "other", **url).stdout == "no such tasks\n"
+    assert celers("tasks", "list", "-q", "other", **url).stdout == "no tasks\n"
     refused = celers("tasks", "list", "--where", "$[*]", "1", **url)
     assert refused.returncode == 2
     assert "json_path" in refused.stderr
@@ -84,7 +84,7 @@ def test_tasks_are_cancelled_and_run_again(celers, database_url, filled):  # noq
     url = {"CELERS_URL": database_url}
     waiting, bad, gone, busy, done = (id_of(filled, name) for name in ("waiting", "bad", "gone", "busy", "done"))
     cancelled = celers("tasks", "cancel", waiting, **url)
-    assert (cancelled.returncode, cancelled.stdout) == (0, "1 of 1 tasks is cancelled\n")
+    assert (cancelled.returncode, cancelled.stdout) == (0, "cancelled 1 of 1 tasks\n")
     assert celers("tasks", "cancel", waiting, bad, **url).returncode == 1
     again = celers("tasks", "retry", bad, gone, "--json", **url)
     assert (again.returncode, printed(again)) == (0, {"changed": 2, "asked": 2})

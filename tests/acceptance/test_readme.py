@@ -62,7 +62,7 @@ def test_the_tour(tour, database_url, monkeypatch):
                 line = next(lines)
                 assert line.startswith(text.removesuffix("...")), done.stdout
         for words in commands:
-            if words[1] in ("enqueue", "status"):
+            if words[1] not in ("worker", "server", "migrate"):
                 done = run(sys.executable, "-m", *words, cwd=tour)
                 assert done.returncode == 0, done.stderr
                 assert done.stdout

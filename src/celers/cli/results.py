@@ -76,7 +76,7 @@ def _list(broker: MysqlBroker, args: argparse.Namespace) -> int:
     if args.json:
         print_json([result.to_dict() for result in found])
     elif not found:
-        print("no such results")
+        print("no results")
     else:
         print_table(
             ("task id", "task", "status", "completed", "ms", "result or error"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celers.cli import codes
 from celers.cli.ask import add_page, add_queue, describe, moment, one_line, whole_id
-from celers.cli.output import print_json, print_table
+from celers.cli.output import print_json, print_table, report
 from celers.cli.target import find_app, open_broker, resolve
 from celers.errors import TaskNotFoundError
 from celers.model.enums import DbTaskState
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             case "show":
                 return _show(broker, args)
             case "cancel":
-                return _change(args, "cancelled", broker.cancel_batch(args.ids))
+                return _changed(args, "cancelled {} tasks", broker.cancel_batch(args.ids))
             case _:
                 return _retry(broker, args)
 
@@ -81,7 +81,7 @@ def _list(broker: MysqlBroker, args: argparse.Namespace) -> int:
     if args.json:
         print_json([task.to_dict() for task in found])
     elif not found:
-        print("no such tasks")
+        print("no tasks")
     else:
         print_table(
             ("id", "task", "state", "priority", "retries", "created", "worker", "error"),
@@ -175,13 +175,10 @@ def _retry(broker: MysqlBroker, args: argparse.Namespace) -> int:
         for task_id in args.ids
         if (task := broker.get_task(task_id)) is not None and task.state in (DbTaskState.FAILED, DbTaskState.CANCELLED)
     ]
-    return _change(args, "pending again", broker.update_batch_state(ended, DbTaskState.PENDING))
+    return _changed(args, "made {} tasks pending again", broker.update_batch_state(ended, DbTaskState.PENDING))
 
 
-def _change(args: argparse.Namespace, word: str, changed: int) -> int:
+def _changed(args: argparse.Namespace, text: str, changed: int) -> int:
     asked = len(set(args.ids))
-    if args.json:
-        print_json({"changed": changed, "asked": asked})
-    else:
-        print(f"{changed} of {asked} tasks {'is' if changed == 1 else 'are'} {word}")
+    report(args, {"changed": changed, "asked": asked}, text.format(f"{changed} of {asked}"))
     return codes.OK if changed == asked else codes.FAILED

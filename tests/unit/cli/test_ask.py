@@ -22,7 +22,9 @@ class Terminal(io.StringIO):
 def test_a_person_is_asked(monkeypatch, capsys, answer, meant):
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     assert confirm(argparse.Namespace(yes=False), "Delete it?") is meant
-    assert "Delete it? [y/N]" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Delete it? [y/N]" in said
+    assert ("nothing was done" in said) is not meant
 
 
 def test_without_a_person_it_has_to_be_said(monkeypatch):
