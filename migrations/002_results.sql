@@ -1,6 +1,6 @@
 -- Results of tasks.
 
--- The last outcome of each task. Rows outlive the task and are removed by the retention of results.
+-- The last outcome of each task of each queue. Rows outlive the task and are removed by the retention of results.
 CREATE TABLE IF NOT EXISTS celers_task_results (
     task_id      BINARY(16)      NOT NULL,
     queue_name   VARCHAR(255)    NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS celers_task_results (
     created_at   DATETIME(6)     NOT NULL,
     completed_at DATETIME(6)     NULL,      -- set for SUCCESS, FAILURE and REVOKED
     runtime_ms   BIGINT UNSIGNED NULL,
-    PRIMARY KEY (task_id),
+    PRIMARY KEY (task_id, queue_name),
     KEY idx_results_task_name (queue_name, task_name),
     KEY idx_results_completed_at (queue_name, completed_at),
     KEY idx_results_status (queue_name, status)

@@ -24,7 +24,7 @@
 --   uq_tasks_id (id, created_at) no longer says that an id exists only once. After a lost connection celers
 --   repeats an enqueue with the same id and relies on that key: with partitions on celers_tasks such a repeat
 --   may store a task twice. Do it only when your tasks may run twice, or never partition celers_tasks.
---   celers_task_results must stay as it is: its rows are replaced by the key (task_id).
+--   celers_task_results must stay as it is: its rows are replaced by the key (task_id, queue_name).
 --
 -- 1. The history, one partition for each month, and one at the end that takes what has no month yet.
 --

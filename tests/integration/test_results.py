@@ -447,6 +447,27 @@ def test_results_of_other_queues_are_not_seen(make_broker):
     assert mine.get_result(task_id).result == 1
 
 
+@pytest.mark.spec("CONF-06", "RES-01", "RES-05", "RES-07", "RES-08")
+def test_each_queue_has_a_result_of_its_own_for_the_same_id(tables, broker, make_broker):
+    other = make_broker("other")
+    task_id = broker.enqueue(SerializedTask.new("a"))
+    message = broker.dequeue()
+    broker.store_result(task_id, "mine", TaskResultStatus.SUCCESS, result=1)
+    other.store_result(task_id, "theirs", TaskResultStatus.FAILURE, error="x")
+    assert other.store_result_batch([BatchResultInput(task_id, "theirs", TaskResultStatus.FAILURE, error="y")]) == 1
+    assert broker.get_result(task_id).result == 1
+    # An acknowledgement replaces the result of its own queue.
+    broker.ack_batch_with_results(
+        [(task_id, message.receipt_handle, BatchResultInput(task_id, "mine", TaskResultStatus.SUCCESS, result=2))]
+    )
+    assert [(r.task_name, r.result) for r in broker.get_result_batch([task_id])] == [("mine", 2)]
+    assert [(r.task_name, r.error) for r in other.get_result_batch([task_id])] == [("theirs", "y")]
+    assert tables.rows("SELECT queue_name FROM celers_results_view ORDER BY queue_name") == [("default",), ("other",)]
+    assert broker.delete_result(task_id) is True
+    assert broker.get_result(task_id) is None
+    assert other.get_result(task_id).error == "y"
+
+
 @pytest.mark.spec("RES-04", "DATA-10", "ENUM-02")
 def test_a_stored_status_that_is_none_is_an_error(tables, broker):
     task_id = uuid4()
@@ -459,7 +480,14 @@ def test_a_stored_status_that_is_none_is_an_error(tables, broker):
 @pytest.mark.spec("RES-04", "CONF-06")
 def test_results_are_listed_with_the_last_completed_on_top(broker):
     ids = [uuid4() for _ in range(6)]
-    statuses = [TaskResultStatus.SUCCESS, TaskResultStatus.FAILURE, TaskResultStatus.SUCCESS, TaskResultStatus.STARTED, TaskResultStatus.FAILURE, TaskResultStatus.SUCCESS]
+    statuses = [
+        TaskResultStatus.SUCCESS,
+        TaskResultStatus.FAILURE,
+        TaskResultStatus.SUCCESS,
+        TaskResultStatus.STARTED,
+        TaskResultStatus.FAILURE,
+        TaskResultStatus.SUCCESS,
+    ]
     for number, (task_id, status) in enumerate(zip(ids, statuses, strict=True)):
         broker.store_result(task_id, "even" if number % 2 == 0 else "odd", status, result={"n": number})
     broker.for_queue("other").store_result(uuid4(), "even", TaskResultStatus.SUCCESS)

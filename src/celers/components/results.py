@@ -23,11 +23,10 @@ __all__ = ["Results", "store_statements"]
 
 _NOW = Raw(b"UTC_TIMESTAMP(6)")
 _COLUMNS = "task_id, queue_name, task_name, status, result, error, traceback, runtime_ms, created_at, completed_at"
-# Last write wins; only the time of the first write stays.
+# By the key (task_id, queue_name). Last write wins; only the time of the first write stays.
 _UPSERT = b" ON DUPLICATE KEY UPDATE " + b", ".join(
     b"%s = VALUES(%s)" % (column, column)
     for column in (
-        b"queue_name",
         b"task_name",
         b"status",
         b"result",

@@ -10,9 +10,9 @@ FROM JSON_TABLE(:values, '$[*]' COLUMNS (
     error TEXT PATH '$[6]', traceback MEDIUMTEXT PATH '$[7]', runtime_ms BIGINT UNSIGNED PATH '$[8]')) v
 STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = v.seq
 WHERE t.state = 'completed' AND t.consumer_no = v.consumer_no AND t.deliveries = v.deliveries
-ON DUPLICATE KEY UPDATE queue_name = VALUES(queue_name), task_name = VALUES(task_name), status = VALUES(status),
-  result = VALUES(result), error = VALUES(error), traceback = VALUES(traceback),
-  completed_at = VALUES(completed_at), runtime_ms = VALUES(runtime_ms)
+ON DUPLICATE KEY UPDATE task_name = VALUES(task_name), status = VALUES(status), result = VALUES(result),
+  error = VALUES(error), traceback = VALUES(traceback), completed_at = VALUES(completed_at),
+  runtime_ms = VALUES(runtime_ms)
 
 -- name: find
 SELECT task_id, task_name, status, result, error, traceback, created_at, completed_at, runtime_ms
