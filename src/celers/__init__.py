@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     from celers.model.config import CircuitBreakerConfig as CircuitBreakerConfig
     from celers.model.config import IdempotencyConfig as IdempotencyConfig
     from celers.model.config import PoolConfig as PoolConfig
+    from celers.model.database import IndexStats as IndexStats
+    from celers.model.database import QueryPerformanceProfile as QueryPerformanceProfile
+    from celers.model.database import QueryPlan as QueryPlan
+    from celers.model.database import QueryStats as QueryStats
+    from celers.model.database import SlowQueryInfo as SlowQueryInfo
+    from celers.model.database import TableSizeInfo as TableSizeInfo
     from celers.model.dlq import DlqStatistics as DlqStatistics
     from celers.model.dlq import DlqTaskInfo as DlqTaskInfo
     from celers.model.dlq import DlqTaskStats as DlqTaskStats
@@ -100,6 +106,7 @@ _PLACES = {
     " QueueFullError SerializationError StaleReceiptError TaskNotFoundError ValidationError WorkerNotFoundError"
     " WorkflowNotFoundError",
     "celers.model.config": "CircuitBreakerConfig IdempotencyConfig PoolConfig",
+    "celers.model.database": "IndexStats QueryPerformanceProfile QueryPlan QueryStats SlowQueryInfo TableSizeInfo",
     "celers.model.dlq": "DlqStatistics DlqTaskInfo DlqTaskStats",
     "celers.model.enums": "CapacityStatus CircuitBreakerState DbTaskState PoolHealthStatus QueueTrend ReplicaStatus"
     " ScalingAction SlaStatus StageState TaskHook TaskResultStatus WorkerStatus WorkflowState",

@@ -22,6 +22,7 @@ from celers.broker import (
 from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
+from celers.components.database import Database
 from celers.components.dlq import DeadLetters
 from celers.components.maintenance import Maintenance
 from celers.components.migrations import Migrations
@@ -173,6 +174,11 @@ class AsyncMysqlBroker(FlatNames[Async]):
     def transfer(self) -> Transfer[Async]:
         """Tasks and dead letters as JSON."""
         return Transfer(self.core, self._runner)
+
+    @cached_property
+    def database(self) -> Database[Async]:
+        """The database behind the queue."""
+        return Database(self.core, self._runner)
 
     @cached_property
     def migrations(self) -> Migrations[Async]:

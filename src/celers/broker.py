@@ -13,6 +13,7 @@ from celers import validate
 from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
+from celers.components.database import Database
 from celers.components.dlq import DeadLetters
 from celers.components.maintenance import Maintenance
 from celers.components.migrations import Migrations
@@ -278,6 +279,11 @@ class MysqlBroker(FlatNames[Sync]):
     def transfer(self) -> Transfer[Sync]:
         """Tasks and dead letters as JSON."""
         return Transfer(self.core, self._runner)
+
+    @cached_property
+    def database(self) -> Database[Sync]:
+        """The database behind the queue."""
+        return Database(self.core, self._runner)
 
     @cached_property
     def migrations(self) -> Migrations[Sync]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
+from celers.components.database import Database
 from celers.components.dlq import DeadLetters
 from celers.components.maintenance import Maintenance
 from celers.components.migrations import Migrations
@@ -125,6 +126,20 @@ class FlatNames(Flat[M]):
     import_tasks_from = flat(Transfer.import_tasks_from)
     export_dlq = flat(Transfer.export_dlq)
     iter_export_dlq = flat_stream(Transfer.iter_export_dlq)
+
+    # database: the server behind the queue
+    get_table_sizes = flat(Database.table_sizes)
+    get_index_stats = flat(Database.index_stats)
+    optimize_tables = flat(Database.optimize)
+    analyze_tables = flat(Database.analyze)
+    explain_dequeue = flat(Database.explain_dequeue)
+    explain_query = flat(Database.explain_query)
+    check_index_usage = flat(Database.check_indexes)
+    get_query_stats = flat(Database.query_stats)
+    reset_query_stats = flat(Database.reset_query_stats)
+    get_slow_queries = flat(Database.slow_queries)
+    profile_query_performance = flat(Database.profile)
+    get_server_variables = flat(Database.variables)
 
     # migrations: the version of the schema
     migrate = flat(Migrations.migrate)

@@ -17,6 +17,16 @@ from celers import model, retry
 from celers.errors import ValidationError
 from celers.model.base import Record, to_json
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
+from celers.model.database import (
+    ConnectionDiagnostics,
+    IndexStats,
+    PerformanceMetrics,
+    QueryPerformanceProfile,
+    QueryPlan,
+    QueryStats,
+    SlowQueryInfo,
+    TableSizeInfo,
+)
 from celers.model.dlq import DlqStatistics, DlqTaskInfo, DlqTaskStats
 from celers.model.enums import DbTaskState, TaskResultStatus, WorkerStatus
 from celers.model.inspection import (
@@ -73,6 +83,33 @@ FIELDS = [
     ("TYPE-22", WorkerHeartbeat, "worker_id last_heartbeat status task_count capabilities"),
     ("TYPE-23", RateLimit, "task_name max_per_second max_per_minute max_per_hour"),
     ("TYPE-24", RateLimitStatus, "task_name current_per_second current_per_minute current_per_hour limit_exceeded"),
+    ("TYPE-32", TableSizeInfo, "table_name row_count data_size_bytes index_size_bytes free_bytes"),
+    ("TYPE-33", QueryStats, "query_name execution_count total_time_ms avg_time_ms min_time_ms max_time_ms"),
+    ("TYPE-34", SlowQueryInfo, "query_text execution_count avg_time_ms max_time_ms total_time_ms"),
+    (
+        "TYPE-35",
+        QueryPerformanceProfile,
+        """query_digest execution_count avg_execution_time_ms total_rows_examined total_rows_sent no_index_used_count
+        no_good_index_used_count needs_optimization""",
+    ),
+    ("TYPE-36", IndexStats, "table_name index_name columns cardinality unique_values"),
+    (
+        "TYPE-37",
+        QueryPlan,
+        "id select_type table query_type possible_keys key_used key_length rows_examined filtered extra",
+    ),
+    (
+        "TYPE-38",
+        ConnectionDiagnostics,
+        """total_connections idle_connections active_connections max_connections connection_wait_time_ms
+        pool_utilization_percent""",
+    ),
+    (
+        "TYPE-39",
+        PerformanceMetrics,
+        """timestamp tasks_per_second avg_dequeue_time_ms avg_enqueue_time_ms queue_depth processing_tasks dlq_size
+        connection_pool""",
+    ),
     ("TYPE-40", MigrationInfo, "version name applied_at checksum"),
     (
         "TYPE-41",
@@ -108,6 +145,14 @@ SAMPLES = [
     RetryStatistics("a", 3, 2, 1.5, 2),
     QueueStatistics(1, 2, 3, 4, 5, 6, 15),
     HealthStatus(True, 2, 1, 3, 4, 5, "11.8"),
+    TableSizeInfo("celers_tasks", 1, 2, 3, 4),
+    QueryStats("SELECT ?", 2, 3.0, 1.5, 1.0, 2.0),
+    SlowQueryInfo("SELECT ?", 2, 1.5, 2.0, 3.0),
+    QueryPerformanceProfile("SELECT ?", 2, 1.5, 10, 1, 2, 0, True),
+    IndexStats("celers_tasks", "PRIMARY", ("seq",), 10, True),
+    QueryPlan(1, "SIMPLE", "t", "ref", "PRIMARY", "PRIMARY", "4", 1, 100.0, None),
+    ConnectionDiagnostics(2, 1, 1, 20, 0.5, 10.0),
+    PerformanceMetrics(NOW, 0.5, 1.0, 2.0, 3, 4, 5, ConnectionDiagnostics(2, 1, 1, 20, None, 10.0)),
     WorkerStatistics("w", 1, 2, 3, NOW, 0.5),
     WorkerHeartbeat("w", NOW, WorkerStatus.BUSY, 1, {"gpu": True}),
     MigrationInfo("001", "init", NOW, "0" * 64),
