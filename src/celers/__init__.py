@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from celers.model.config import CircuitBreakerConfig as CircuitBreakerConfig
     from celers.model.config import IdempotencyConfig as IdempotencyConfig
     from celers.model.config import PoolConfig as PoolConfig
+    from celers.model.database import ConnectionDiagnostics as ConnectionDiagnostics
     from celers.model.database import IndexStats as IndexStats
+    from celers.model.database import PerformanceMetrics as PerformanceMetrics
     from celers.model.database import QueryPerformanceProfile as QueryPerformanceProfile
     from celers.model.database import QueryPlan as QueryPlan
     from celers.model.database import QueryStats as QueryStats
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from celers.model.migration import MigrationVerification as MigrationVerification
     from celers.model.result import BatchResultInput as BatchResultInput
     from celers.model.result import TaskResult as TaskResult
+    from celers.model.stats import HealthStatus as HealthStatus
     from celers.model.stats import QueueStatistics as QueueStatistics
     from celers.model.task import BrokerMessage as BrokerMessage
     from celers.model.task import ScheduledTaskInfo as ScheduledTaskInfo
@@ -106,7 +109,8 @@ _PLACES = {
     " QueueFullError SerializationError StaleReceiptError TaskNotFoundError ValidationError WorkerNotFoundError"
     " WorkflowNotFoundError",
     "celers.model.config": "CircuitBreakerConfig IdempotencyConfig PoolConfig",
-    "celers.model.database": "IndexStats QueryPerformanceProfile QueryPlan QueryStats SlowQueryInfo TableSizeInfo",
+    "celers.model.database": "ConnectionDiagnostics IndexStats PerformanceMetrics QueryPerformanceProfile QueryPlan"
+    " QueryStats SlowQueryInfo TableSizeInfo",
     "celers.model.dlq": "DlqStatistics DlqTaskInfo DlqTaskStats",
     "celers.model.enums": "CapacityStatus CircuitBreakerState DbTaskState PoolHealthStatus QueueTrend ReplicaStatus"
     " ScalingAction SlaStatus StageState TaskHook TaskResultStatus WorkerStatus WorkflowState",
@@ -114,7 +118,7 @@ _PLACES = {
     "celers.model.limits": "RateLimit RateLimitStatus",
     "celers.model.migration": "MigrationInfo MigrationVerification",
     "celers.model.result": "BatchResultInput TaskResult",
-    "celers.model.stats": "QueueStatistics",
+    "celers.model.stats": "HealthStatus QueueStatistics",
     "celers.model.task": "BrokerMessage ScheduledTaskInfo SerializedTask TaskInfo TaskMetadata",
     "celers.model.worker": "WorkerHeartbeat WorkerStatistics",
     "celers.retry": "Exponential ExponentialWithJitter Fixed Linear RetryPolicy RetryStrategy",

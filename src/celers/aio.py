@@ -24,6 +24,7 @@ from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
 from celers.components.database import Database
 from celers.components.dlq import DeadLetters
+from celers.components.health import Health
 from celers.components.maintenance import Maintenance
 from celers.components.migrations import Migrations
 from celers.components.producer import Producer
@@ -179,6 +180,11 @@ class AsyncMysqlBroker(FlatNames[Async]):
     def database(self) -> Database[Async]:
         """The database behind the queue."""
         return Database(self.core, self._runner)
+
+    @cached_property
+    def health(self) -> Health[Async]:
+        """Can this broker work now?"""
+        return Health(self.core, self._runner)
 
     @cached_property
     def migrations(self) -> Migrations[Async]:

@@ -11,6 +11,7 @@ from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.database import Database
 from celers.components.dlq import DeadLetters
+from celers.components.health import Health
 from celers.components.maintenance import Maintenance
 from celers.components.migrations import Migrations
 from celers.components.producer import Producer
@@ -118,6 +119,16 @@ class FlatNames(Flat[M]):
     recover_stuck_tasks = flat(Maintenance.recover_stuck)
     requeue_stuck_tasks_by_worker = flat(Maintenance.requeue_stuck_of_worker)
     purge_all = flat(Maintenance.purge_all)
+
+    # health: can this broker work now
+    check_health = flat(Health.check)
+    check_connection_health = flat(Health.check_connection)
+    is_ready = flat(Health.is_ready)
+    get_connection_diagnostics = flat(Health.connections)
+    get_pool_health = flat(Health.pool)
+    get_performance_metrics = flat(Health.performance)
+    get_optimal_batch_size = flat(Health.optimal_batch_size)
+    warmup_connection_pool = flat(Health.warm_up)
 
     # transfer: tasks and dead letters as JSON
     export_tasks = flat(Transfer.export_tasks)

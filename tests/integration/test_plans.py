@@ -26,7 +26,7 @@ from tests.fixtures.crowd import MANY, READY, raw_connection
 
 SQL = Statements("celers_")
 TOPICS = [
-    *("analytics", "consumer", "dlq", "history", "inspection", "limits", "maintenance", "producer"),
+    *("analytics", "consumer", "dlq", "health", "history", "inspection", "limits", "maintenance", "producer"),
     *("queues", "results", "settle", "tasks", "transfer", "workers"),
 ]
 STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic)]
@@ -110,6 +110,7 @@ SCANS = {
     ("workers", "statistics"): "counts the tasks of a worker, without an index for it (design, section 2)",
     ("analytics", "names"): "counts all tasks; the reporting indexes help",
     ("analytics", "retries"): "the same",
+    ("health", "completed_last_minute"): "counts by time; the reporting indexes help",
     ("dlq", "statistics"): "counts all dead letters of the queue",
     ("inspection", "created_between"): "a listing by time; the reporting indexes help",
     ("inspection", "of_worker"): "a listing by worker; the reporting indexes help",
