@@ -19,6 +19,7 @@ from celers.broker import (
     poll_wait,
     refuse_later_features,
 )
+from celers.buffer import AsyncBuffer
 from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
@@ -40,6 +41,7 @@ from celers.db.url import parse_url
 from celers.errors import CelersError
 from celers.flat import FlatNames
 from celers.heartbeat import Heartbeat
+from celers.model.base import Duration
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
 from celers.model.task import BrokerMessage
 from celers.operation import Async
@@ -207,6 +209,10 @@ class AsyncMysqlBroker(FlatNames[Async]):
     def pool(self) -> ConnectionPool:
         """Return the counters of the connection pool."""
         return self._pool
+
+    def buffer(self, *, max_delay: Duration = 0.0, max_items: int = 1000) -> AsyncBuffer:
+        """Make an asynchronous context manager that groups the enqueues of coroutines; see `MysqlBroker.buffer`."""
+        return AsyncBuffer(self.producer, max_delay=max_delay, max_items=max_items)
 
     async def ring(self, *queues: str) -> None:
         """Wake an idle consumer of each queue; see `MysqlBroker.ring`."""

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar, overload
 
 from celers import validate
+from celers.buffer import Buffer
 from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
 from celers.components.consumers import Consumers
@@ -31,6 +32,7 @@ from celers.db.url import ConnectOptions, parse_url
 from celers.errors import CelersError, ConfigurationError, ValidationError
 from celers.flat import FlatNames
 from celers.heartbeat import Heartbeat, Leadership, try_lead
+from celers.model.base import Duration
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
 from celers.model.task import BrokerMessage
 from celers.operation import Sync
@@ -317,6 +319,19 @@ class MysqlBroker(FlatNames[Sync]):
     def pool(self) -> ConnectionPool:
         """Return the counters of the connection pool."""
         return self._pool
+
+    def buffer(self, *, max_delay: Duration = 0.0, max_items: int = 1000) -> Buffer:
+        """Make a context manager whose `enqueue` stores the tasks of many threads with one commit for a group.
+
+        Parameters
+        ----------
+        max_delay : timedelta, int or float
+            Seconds that the first task of a group waits for others. With 0, a group is what came while the one
+            before was being stored.
+        max_items : int
+            Most tasks of a group, 1 to 100,000.
+        """
+        return Buffer(self.producer, max_delay=max_delay, max_items=max_items)
 
     def ring(self, *queues: str) -> None:
         """Wake an idle consumer of each queue, of this broker's own when none is named.
