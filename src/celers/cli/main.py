@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["build_parser", "main"]
 
 COMMANDS = {
+    "db": "the database: sizes, indexes, plans, slow statements, upkeep",
     "demo": "index a directory tree with tasks, and check every result",
     "dlq": "look at dead letters, requeue, export or delete them",
     "enqueue": "enqueue a task by name",
     "export": "write the tasks of a queue to a file",
     "import": "read tasks from a file into a queue",
     "migrate": "make or upgrade the tables, list or verify them",
+    "queue": "queues and their numbers; pause and drain them, delete their tasks",
     "results": "look at the results of tasks, delete them",
     "server": "the private database server: start, stop, status, url",
     "status": "queues, workers and the server at a glance",
