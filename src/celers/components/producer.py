@@ -154,8 +154,8 @@ class Producer(Inserting[M]):
         connection: object | None = None,
     ) -> Steps[list[UUID]]:
         """Store many tasks with one retry policy, due at an instant, after a delay, or at once."""
-        checked = [checked(task) for task in validate.items(tasks, "tasks")]
-        batch = [task.with_max_retries(retry_policy.max_retries) for task in checked]
+        given = [checked(task) for task in validate.items(tasks, "tasks")]
+        batch = [task.with_max_retries(retry_policy.max_retries) for task in given]
         if not batch:
             return []
         if due_at is not None:
