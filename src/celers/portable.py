@@ -150,7 +150,8 @@ def _metadata_object(text: bytes | None) -> dict[str, JSON]:
 
 def _time_text(value: bytes | None) -> str | None:
     """RFC 3339, as `to_json` writes times."""
-    return None if value is None else value.decode("ascii").replace(" ", "T") + "Z"
+    moment = read.instant_or_none(value)
+    return None if value is None or moment is None else value.decode("ascii").replace(" ", "T") + "Z"
 
 
 def _id_text(value: bytes | None) -> str | None:

@@ -57,7 +57,7 @@ _DEPENDENCY_AGAIN = (
     b" ON DUPLICATE KEY UPDATE satisfied = VALUES(satisfied), created_at = VALUES(created_at),"
     b" satisfied_at = VALUES(satisfied_at)"
 )
-_NOW = Raw(b"@celers_now")
+_NOW, _DEFAULT = Raw(b"@celers_now"), Raw(b"DEFAULT")
 
 CHUNK_ROWS = 1000
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -281,7 +281,11 @@ def _taken(core: Core, keys: list[bytes]) -> Steps[set[bytes]]:
 def _insert(core: Core, rows: list[tuple[Any, ...]], numbers: dict[str | None, int], again: bool) -> Steps[None]:
     """Insert one chunk, with its history and dedup keys."""
     queue_id, queue = core.queue_id, core.queue_name
-    values = [(row[0], queue_id, *row[1:13], numbers[row[13]], *row[14:]) for row in rows]
+    # A task that has not started has the column's default there.
+    values = [
+        (row[0], queue_id, *row[1:11], row[11] or _DEFAULT, row[12] or _DEFAULT, numbers[row[13]], *row[14:])
+        for row in rows
+    ]
     for text in _statements(core, "tasks", _COLUMNS, values):
         try:
             yield Packet(text, errors={(0, 1062): DuplicateTaskError})
