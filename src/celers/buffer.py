@@ -98,6 +98,7 @@ class Buffer:
     def __init__(self, producer: Producer[Sync], *, max_delay: Duration = 0.0, max_items: int = 1000) -> None:
         self._delay, self._most = _limits(max_delay, max_items)
         self._store = producer.enqueue_batch
+        self.queue_name = producer.core.queue_name
         self._closed = False
         self.forked()
         forks.watch(self)
@@ -222,6 +223,7 @@ class AsyncBuffer:
     def __init__(self, producer: Producer[Async], *, max_delay: Duration = 0.0, max_items: int = 1000) -> None:
         self._delay, self._most = _limits(max_delay, max_items)
         self._store = producer.enqueue_batch
+        self.queue_name = producer.core.queue_name
         self._closed = False
         self._waiting: dict[asyncio.Future[None], SerializedTask] = {}
         self._sender: asyncio.Task[None] | None = None

@@ -19,11 +19,13 @@ from celers.retry import RetryPolicy, RetryStrategy
 
 if TYPE_CHECKING:
     from celers.app import App
+    from celers.buffer import AsyncBuffer, Buffer
 
 __all__ = ["Submission", "Task", "task_name"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+B = TypeVar("B", "Buffer", "AsyncBuffer")
 
 DEFAULT_MAX_RETRIES = 3
 
@@ -37,6 +39,7 @@ class CallOptions:
     delay_secs: float = 0.0
     id: UUID | None = None
     connection: object | None = None
+    buffer: Buffer | AsyncBuffer | None = None
 
 
 class Submission(Generic[P, R]):
@@ -110,6 +113,7 @@ class Submission(Generic[P, R]):
         delay: Duration | None = None,
         id: TaskIdLike | None = None,  # noqa: A002 - the name of the field
         connection: object | None = None,
+        buffer: Buffer | AsyncBuffer | None = None,
     ) -> Submission[P, R]:
         """Return the task with other options for the next call; what is left out stays.
 
@@ -125,6 +129,9 @@ class Submission(Generic[P, R]):
             Id of the task. Repeating an enqueue with the same id cannot store it twice.
         connection : MySQLdb connection, optional
             Store the call in the open transaction of this connection; the caller commits. Not for asyncio.
+        buffer : Buffer or AsyncBuffer, optional
+            Store the call with those of other callers; for `enqueue` a buffer of a `MysqlBroker` and for `aenqueue`
+            one of an `AsyncMysqlBroker`, of the task's queue. Not for delays and tasks with a retry policy.
         """
         changes: dict[str, Any] = {}
         if queue is not None:
@@ -137,6 +144,8 @@ class Submission(Generic[P, R]):
             changes["id"] = validate.task_id(id, "id")
         if connection is not None:
             changes["connection"] = connection
+        if buffer is not None:
+            changes["buffer"] = buffer
         return Submission(self._task, replace(self._options, **changes))
 
     # How it is done
@@ -171,6 +180,10 @@ class Submission(Generic[P, R]):
         self, tasks: list[SerializedTask], *, due_at: Instant | None = None, delay: Duration | None = None
     ) -> list[UUID]:
         operation, arguments, options = self._request(tasks, due_at, delay)
+        if self._options.buffer is not None:
+            from celers.buffer import Buffer
+
+            return [self._buffer(Buffer, operation, options).enqueue(tasks[0])]
         broker = self._task.app.broker_for(self._options.queue or self._task.queue)
         stored = getattr(broker.producer, operation)(*arguments, **options)
         return stored if isinstance(stored, list) else [stored]
@@ -181,9 +194,24 @@ class Submission(Generic[P, R]):
         if self._options.connection is not None:
             raise ValidationError("connection= is for the blocking methods", parameter="connection")
         operation, arguments, options = self._request(tasks, due_at, delay)
+        if self._options.buffer is not None:
+            from celers.buffer import AsyncBuffer
+
+            return [await self._buffer(AsyncBuffer, operation, options).enqueue(tasks[0])]
         broker = await self._task.app.async_broker_for(self._options.queue or self._task.queue)
         stored = await getattr(broker.producer, operation)(*arguments, **options)
         return stored if isinstance(stored, list) else [stored]
+
+    def _buffer(self, kind: type[B], operation: str, options: dict[str, Any]) -> B:
+        """Return the buffer that was asked for, if it can do what was asked for."""
+        buffer, queue = self._options.buffer, self._options.queue or self._task.queue
+        if not isinstance(buffer, kind):
+            raise ValidationError(f"buffer must be of {kind.__name__} here", parameter="buffer")
+        if buffer.queue_name != queue:
+            raise ValidationError(f"the buffer is of queue {buffer.queue_name!r}, not {queue!r}", parameter="buffer")
+        if operation != "enqueue" or options:
+            raise ValidationError("a buffer takes single calls that may run at once", parameter="buffer")
+        return buffer
 
     def _request(
         self, tasks: list[SerializedTask], due_at: Instant | None, delay: Duration | None

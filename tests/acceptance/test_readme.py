@@ -54,7 +54,7 @@ def test_the_tour(tour, database_url, monkeypatch):
         [sys.executable, "-m", *worker_command], cwd=tour, stdout=log, stderr=log, stdin=subprocess.DEVNULL
     )
     try:
-        for name in ("enqueue.py", "enqueue_async.py"):
+        for name in ("enqueue.py", "enqueue_async.py", "buffered.py"):
             done = run(sys.executable, name, cwd=tour)
             assert done.returncode == 0, done.stdout + done.stderr + (tour / "worker.log").read_text()
             lines = iter(done.stdout.splitlines())

@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from celers import (
+    App,
     AsyncMysqlBroker,
     BrokerError,
     DuplicateTaskError,
@@ -307,3 +308,44 @@ def test_many_threads_lose_nothing(sync_broker):
     assert sync_broker.queue_size() == 800
     taken = {message.task.metadata.id for _ in range(9) for message in sync_broker.dequeue_batch(100)}
     assert taken == set(ids)
+
+
+def test_tasks_of_an_application_go_through_a_buffer(sync_broker, database_url):
+    app = App(database_url)
+
+    @app.task
+    def add(a, b):
+        return a + b
+
+    @app.task(queue="other")
+    def elsewhere():
+        return None
+
+    async def main():
+        async with AsyncMysqlBroker(database_url) as broker, broker.buffer() as made:
+            call = add.using(buffer=made)
+            found = await asyncio.gather(*[call.aenqueue(number, 1) for number in range(20)])
+            with pytest.raises(ValidationError, match="buffer"):
+                call.enqueue(1, 1)
+            return found
+
+    with sync_broker.buffer() as made, ThreadPoolExecutor(8) as pool:
+        call = add.using(buffer=made)
+        ids = list(pool.map(lambda number: call.enqueue(number, 2), range(20)))
+        for refused in (
+            lambda: call.using(delay=1).enqueue(1, 1),
+            lambda: call.enqueue_at(2e9, 1, 1),
+            lambda: call.enqueue_many([(1, 1), (2, 2)]),
+            lambda: elsewhere.using(buffer=made).enqueue(),
+            lambda: asyncio.run(call.aenqueue(1, 1)),
+            lambda: add.using(buffer="none").enqueue(1, 1),
+        ):
+            with pytest.raises(ValidationError, match="buffer"):
+                refused()
+        with pytest.raises(TypeError):
+            call.enqueue(1)
+    ids += asyncio.run(main())
+    assert len(set(ids)) == sync_broker.queue_size() == 40
+    message = sync_broker.dequeue()
+    assert message.task.metadata.name == add.name
+    app.close()
