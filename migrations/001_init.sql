@@ -35,8 +35,9 @@ CREATE TABLE IF NOT EXISTS celers_tasks (
     timeout_secs       INT UNSIGNED    NULL,                     -- time limit of one run
     created_at         DATETIME(6)     NOT NULL,                 -- time of enqueue
     scheduled_at       DATETIME(6)     NOT NULL,                 -- not before this time
-    started_at         DATETIME(6)     NULL,                     -- last claim
-    completed_at       DATETIME(6)     NULL,                     -- when it became completed, failed or cancelled
+    -- 1970-01-01 stands for "not yet": a row that keeps its size is changed in place at each step of a task's life.
+    started_at         DATETIME(6)     NOT NULL DEFAULT '1970-01-01 00:00:00',  -- last claim
+    completed_at       DATETIME(6)     NOT NULL DEFAULT '1970-01-01 00:00:00',  -- when completed, failed or cancelled
     consumer_no        INT UNSIGNED    NOT NULL DEFAULT 0,       -- consumer of the last claim, 0 for none
     worker_no          INT UNSIGNED    NOT NULL DEFAULT 0,       -- worker of the last claim, 0 for none
     deliveries         INT UNSIGNED    NOT NULL DEFAULT 0,       -- number of claims; part of the receipt
@@ -179,8 +180,8 @@ SELECT t.seq,
        t.timeout_secs,
        t.created_at,
        t.scheduled_at,
-       t.started_at,
-       t.completed_at,
+       NULLIF(t.started_at, '1970-01-01 00:00:00') AS started_at,
+       NULLIF(t.completed_at, '1970-01-01 00:00:00') AS completed_at,
        w.worker_id,
        t.deliveries,
        t.unmet_dependencies,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TypeVar
 from uuid import UUID
@@ -11,6 +11,7 @@ from celers.errors import DeserializationError
 from celers_fast.rows import parse_datetime
 
 __all__ = [
+    "NOT_YET",
     "flag",
     "instant",
     "instant_or_none",
@@ -25,6 +26,11 @@ __all__ = [
 E = TypeVar("E", bound=StrEnum)
 
 Value = bytes | None
+
+NOT_YET = datetime(1970, 1, 1, tzinfo=UTC)
+"""What `celers_tasks` holds for a time that has not come; times of tasks begin a second later."""
+
+_NOT_YET_TEXT = b"1970-01-01 00:00:00.000000"
 
 
 def integer(value: Value) -> int:
@@ -68,8 +74,8 @@ def instant(value: Value) -> datetime:
 
 
 def instant_or_none(value: Value) -> datetime | None:
-    """Read a DATETIME(6), in UTC."""
-    return None if value is None else parse_datetime(value)
+    """Read a DATETIME(6), in UTC; None for NULL and for a time that has not come."""
+    return None if value is None or value == _NOT_YET_TEXT else parse_datetime(value)
 
 
 def member(enumeration: type[E], value: Value) -> E:

@@ -58,7 +58,7 @@ UPDATE celers_tasks FORCE INDEX (PRIMARY)
 SET state = 'pending', retry_count = retry_count + :granted,
     scheduled_at = CAST(@celers_now AS DATETIME(6)) + INTERVAL LEAST(:delay,
       TIMESTAMPDIFF(MICROSECOND, @celers_now, '9999-12-31 23:59:59.999999')) MICROSECOND,
-    started_at = NULL, completed_at = NULL, consumer_no = 0, worker_no = 0, isolated = isolated OR :isolated,
+    started_at = DEFAULT, completed_at = DEFAULT, consumer_no = 0, worker_no = 0, isolated = isolated OR :isolated,
     error_message = IFNULL(:error, error_message),
     metadata = IF(JSON_CONTAINS_PATH(metadata, 'one', '$.progress'),
       IF(JSON_LENGTH(metadata) = 1, NULL, JSON_REMOVE(metadata, '$.progress')), metadata)

@@ -76,7 +76,7 @@ WHERE task_id IN (:ids) AND satisfied = FALSE
 -- name: administer
 -- A state change by hand: clears what belongs to a run that is over.
 UPDATE celers_tasks FORCE INDEX (PRIMARY)
-SET state = 'pending', scheduled_at = CAST(@celers_now AS DATETIME(6)), started_at = NULL, completed_at = NULL,
+SET state = 'pending', scheduled_at = CAST(@celers_now AS DATETIME(6)), started_at = DEFAULT, completed_at = DEFAULT,
     consumer_no = 0, worker_no = 0, unmet_dependencies = :unmet,
     metadata = IF(JSON_CONTAINS_PATH(metadata, 'one', '$.progress'),
       IF(JSON_LENGTH(metadata) = 1, NULL, JSON_REMOVE(metadata, '$.progress')), metadata)

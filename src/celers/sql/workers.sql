@@ -51,9 +51,10 @@ ORDER BY w.worker_id
 -- Tasks last held by these workers; reads the tasks of the queue.
 SELECT w.worker_id,
   IFNULL(SUM(t.state = 'processing'), 0), IFNULL(SUM(t.state = 'completed'), 0), IFNULL(SUM(t.state = 'failed'), 0),
-  GREATEST(IFNULL(MAX(w.last_heartbeat), '1000-01-01'), IFNULL(MAX(t.started_at), '1000-01-01'),
-           IFNULL(MAX(t.completed_at), '1000-01-01')),
-  IFNULL(AVG(IF(t.state = 'completed', GREATEST(0, TIMESTAMPDIFF(MICROSECOND, t.started_at, t.completed_at)), NULL)), 0)
+  GREATEST(IFNULL(MAX(w.last_heartbeat), '1000-01-01'), IFNULL(MAX(NULLIF(t.started_at, '1970-01-01')), '1000-01-01'),
+           IFNULL(MAX(NULLIF(t.completed_at, '1970-01-01')), '1000-01-01')),
+  IFNULL(AVG(IF(t.state = 'completed',
+    GREATEST(0, TIMESTAMPDIFF(MICROSECOND, NULLIF(t.started_at, '1970-01-01'), t.completed_at)), NULL)), 0)
 FROM celers_workers w
 LEFT JOIN celers_tasks t ON t.worker_no = w.worker_no AND t.queue_id = w.queue_id
 WHERE w.queue_id = :queue_id AND w.worker_id IN (:worker_ids)
