@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from celers import forks
@@ -18,12 +18,24 @@ from celers.wakeup import ring_statement, slot_names
 if TYPE_CHECKING:
     from celers.db.driver import ServerInfo
 
-__all__ = ["Core", "Slot", "Slots"]
+__all__ = ["Core", "Delivery", "Slot", "Slots"]
 
 CLAIM_BYTES = 16 * 1024 * 1024
 FIRST_CLAIM_ROWS = 100
 PACKET_MARGIN = 4096
 METERED_CALLS = 1000
+
+
+class Delivery(Protocol):
+    """One delivery of a task; its receipt is (seq, consumer number, number of the delivery)."""
+
+    @property
+    def id(self) -> UUID:
+        """The task."""
+
+    @property
+    def receipt(self) -> tuple[int, int, int] | None:
+        """None when it is not known."""
 
 
 class Slot:
@@ -95,12 +107,23 @@ class Slots:
         with self._lock:
             return tuple(self._by_number)
 
-    def settled(self, consumer_no: int, seqs: list[int]) -> None:
-        """Note that these tasks are no longer held."""
-        slot = self._by_number.get(consumer_no)
-        if slot is not None:
-            for seq in seqs:
-                slot.held.pop(seq, None)
+    def hold(self, slot: Slot, deliveries: Iterable[tuple[int, UUID, int]]) -> None:
+        """Note deliveries (seq, id, number of the delivery) as held by a slot."""
+        with self._lock:
+            slot.held.update((seq, (task_id, number)) for seq, task_id, number in deliveries)
+
+    def settled(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that deliveries are no longer held, settled or lost.
+
+        A task that the same slot has taken again since stays: that is another delivery.
+        """
+        with self._lock:
+            for delivery in deliveries:
+                if delivery.receipt is not None:
+                    seq, consumer_no, number = delivery.receipt
+                    slot = self._by_number.get(consumer_no)
+                    if slot is not None and slot.held.get(seq) == (delivery.id, number):
+                        del slot.held[seq]
 
     def empty(self) -> list[Slot]:
         """Take out the slots that hold nothing, for closing."""

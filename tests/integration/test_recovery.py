@@ -298,3 +298,62 @@ def test_a_purge_and_claims_at_the_same_time_lose_nothing(sync_broker, database_
     assert purged <= 3000
     assert sync_broker.get_statistics().pending == 0
     tables.check(sync_broker)
+
+
+@pytest.mark.spec("CORE-15", "MAINT-05")
+@pytest.mark.parametrize("how", ["give_back", "ack", "ack_batch", "complete", "reject", "fail"])
+def test_settling_an_older_delivery_leaves_the_newer_one_in_the_lease(broker, make_sync, tables, how):
+    """The same consumer has lost a task and taken it again; then its older delivery is settled, late."""
+    fill(broker, 1)
+    old = broker.dequeue()
+    age(tables, old.task_id)
+    other = make_sync()
+    assert other.recover_stuck_tasks(10) == 1
+    new = broker.dequeue()
+    assert new.task_id == old.task_id
+    if how == "give_back":
+        assert broker.consumer.give_back([old]) == 0
+    elif how == "ack_batch":
+        assert broker.ack_batch([(old.task_id, old.receipt_handle)]) == 0
+    elif how == "complete":
+        assert broker.consumer.complete([Completion(old)]) == [False]
+    elif how == "fail":
+        assert broker.consumer.fail(old, error="late") == "lost"
+    else:
+        with pytest.raises(StaleReceiptError):
+            getattr(broker, how)(old.task_id, old.receipt_handle)
+    fill(broker, 1)
+    broker.dequeue()  # writes the lease
+    tables.check(broker)
+    assert other.consumers.rescue(broker.consumers.numbers(), None) == 2
+
+
+@pytest.mark.spec("CORE-15")
+@pytest.mark.parametrize("how", ["give_back", "ack", "ack_batch", "reject", "fail"])
+def test_a_lost_delivery_is_not_held_any_longer_once_its_owner_knows(broker, make_sync, tables, how):
+    fill(broker, 1)
+    old = broker.dequeue()
+    age(tables, old.task_id)
+    assert make_sync().recover_stuck_tasks(10) == 1
+    if how == "give_back":
+        broker.consumer.give_back([old])
+    elif how == "ack_batch":
+        broker.ack_batch([(old.task_id, old.receipt_handle)])
+    elif how == "fail":
+        broker.consumer.fail(old, error="late")
+    else:
+        with pytest.raises(StaleReceiptError):
+            getattr(broker, how)(old.task_id, old.receipt_handle)
+    broker.close()
+    assert tables.value("SELECT COUNT(*) FROM celers_consumers WHERE consumer_no <> 0") == 0
+
+
+@pytest.mark.spec("CORE-09", "CORE-15")
+def test_a_receipt_of_another_task_ends_neither_delivery(broker, tables):
+    fill(broker, 2)
+    one, two = broker.dequeue_batch(2)
+    with pytest.raises(StaleReceiptError):
+        broker.ack(one.task_id, two.receipt_handle)
+    fill(broker, 1)
+    broker.dequeue()  # writes the lease
+    tables.check(broker)

@@ -176,7 +176,7 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
         for (consumer_no, deliveries), group in own.items():
             if (yield from _ack_own(component, consumer_no, deliveries, group)):
                 done += [item.id for item in group]
-                core.slots.settled(consumer_no, [item.receipt[0] for item in group if item.receipt])
+                core.slots.settled(group)
             else:
                 rest += group
     if rest:
@@ -281,6 +281,8 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
         reason = problem(item, task, "completed")
         if reason is not None:
             if all_or_nothing:
+                if not component.inside:
+                    core.slots.settled([item])
                 raise reason
             continue
         assert task is not None
@@ -303,10 +305,9 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
             ],
         )
     if not component.inside:
-        for task in [*completed, *locked.values()]:
-            # Whether settled just now or found settled: the slot, if it is one of ours, holds it no longer.
-            if task in completed or task.state is not DbTaskState.PROCESSING:
-                core.slots.settled(task.consumer_no, [task.seq])
+        # Settled just now or before, or lost: the slots, if they are ours, hold none of these deliveries any more.
+        core.slots.settled(completed)
+        core.slots.settled(items)
     return done
 
 

@@ -83,9 +83,10 @@ def change_state(component: Component[Any], ids: list[UUID], target: DbTaskState
     if target is not DbTaskState.PROCESSING:
         _forget(component, locked)
     elif not component.inside:
-        slot = component.core.slots.add(number)
-        slot.held.update((task.seq, (task.id, task.deliveries + 1)) for task in locked)
-        component.core.slots.put(slot)
+        slots = component.core.slots
+        slot = slots.add(number)
+        slots.hold(slot, ((task.seq, task.id, task.deliveries + 1) for task in locked))
+        slots.put(slot)
     return len(locked)
 
 
@@ -149,8 +150,7 @@ def _parents_first(statements: list[bytes], locked: list[Locked]) -> Steps[list[
 
 def _forget(component: Component[Any], tasks: list[Locked]) -> None:
     if not component.inside:
-        for task in tasks:
-            component.core.slots.settled(task.consumer_no, [task.seq])
+        component.core.slots.settled(tasks)
 
 
 def _leave_state(state: DbTaskState, tally: Tally) -> None:

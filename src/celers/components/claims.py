@@ -74,7 +74,7 @@ def claim(
                     rows = yield from _claim_once(component, slot, wanted, worker_no, settlement)
                 settlement = None
                 found, bad = decode_claims(rows, slot.consumer_no, TYPES)
-                hold(slot, rows)
+                core.slots.hold(slot, ((read.integer(r[0]), read.uuid(r[1]), read.integer(r[11])) for r in rows))
                 messages += found
                 if bad:
                     yield from _bury(component, slot, bad)
@@ -94,12 +94,6 @@ def claim(
         if slot is not None:
             core.slots.put(slot)
     return messages
-
-
-def hold(slot: Slot, rows: Sequence[tuple[bytes | None, ...]]) -> None:
-    """Note claimed rows as held by the slot."""
-    for row in rows:
-        slot.held[read.integer(row[0])] = (read.uuid(row[1]), read.integer(row[11]))
 
 
 def open_consumer(component: Component[Any], worker_no: int) -> Steps[int]:

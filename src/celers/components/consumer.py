@@ -309,17 +309,11 @@ class Consumer(Component[M]):
             return 0
         receipts = {item.receipt for item in items}
         locked = yield from lock_by_seq(self, [item.receipt[0] for item in items if item.receipt])
-        own = [
-            task
-            for task in locked
-            if task.state is DbTaskState.PROCESSING and (task.seq, task.consumer_no, task.deliveries) in receipts
-        ]
+        own = [task for task in locked if task.state is DbTaskState.PROCESSING and task.receipt in receipts]
         if own:
             statements = requeue_statements(self, own, granted=0, delay_secs=delay)
             yield from certain(self, last_packet(statements), own)
-        for item in items:
-            if item.receipt is not None:
-                self.core.slots.settled(item.receipt[1], [item.receipt[0]])
+        self.core.slots.settled(items)
         if delay:
             self.core.scheduled_here(delay)
         return len(own)

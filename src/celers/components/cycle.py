@@ -61,7 +61,7 @@ class _Fused:
         for index, _, items in self._groups:
             if results[index].affected == len(items):
                 settled.update(item.id for item in items)
-                component.core.slots.settled(self._consumer_no, [item.receipt[0] for item in items if item.receipt])
+                component.core.slots.settled(items)
         self.done += settled
         self.left = [item for item in self.left if item.id not in settled]
 

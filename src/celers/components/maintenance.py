@@ -160,8 +160,7 @@ class Maintenance(Component[M]):
             statements.append(sql("maintenance", name, ids=ids))
         statements += tally.statements(self)
         yield from certain(self, last_packet(statements), locked, lambda now, _: now is None)
-        for task in locked:
-            self.core.slots.settled(task.consumer_no, [task.seq])
+        self.core.slots.settled(locked)
         return len(locked)
 
     def _recover(self, find: bytes, note: str) -> Steps[int]:
@@ -182,8 +181,7 @@ class Maintenance(Component[M]):
             statements += tally.statements(self)
             if statements:
                 yield from certain(self, last_packet(statements), tasks)
-            for task in tasks:
-                self.core.slots.settled(task.consumer_no, [task.seq])
+            self.core.slots.settled(tasks)
             return len(tasks), True
 
         return (yield from parts(part))

@@ -95,7 +95,10 @@ def reject_items(
             word = _reject_one(component, item, task, error, otherwise, delay_secs, statements, ended, tally)
             outcome.append((item, word))
             settled.append(task)
-        elif not skip and reason is not None:
+            continue
+        if not component.inside:
+            component.core.slots.settled([item])  # lost: the slot, if it is ours, holds this delivery no longer
+        if not skip and reason is not None:
             if item.receipt is not None and task is None:
                 reason = (yield from _by_id(component, item)) or reason
             raise reason
@@ -122,8 +125,7 @@ def reject_items(
                 )
             )
     if not component.inside:
-        for task in settled:
-            component.core.slots.settled(task.consumer_no, [task.seq])
+        component.core.slots.settled(settled)
         if any(word == "retried" for _, word in outcome):
             component.core.due_unknown()
     return outcome

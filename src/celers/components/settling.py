@@ -67,6 +67,11 @@ class Locked:
     task_name: str
     place: str | None = None
 
+    @property
+    def receipt(self) -> tuple[int, int, int]:
+        """The delivery that the row shows."""
+        return self.seq, self.consumer_no, self.deliveries
+
 
 @dataclass(slots=True)
 class Tally:
