@@ -44,13 +44,15 @@ class Slot:
     A slot makes one claim at a time. `held` maps the `seq` of a delivered, unsettled task to its id and delivery.
     """
 
-    __slots__ = ("consumer_no", "held", "in_doubt")
+    __slots__ = ("consumer_no", "held", "in_doubt", "unreadable")
 
     def __init__(self, consumer_no: int) -> None:
         self.consumer_no = consumer_no
         self.in_doubt = False
         """A claim was sent and nobody has seen its end: the next one reads the lease first."""
         self.held: dict[int, tuple[UUID, int]] = {}
+        self.unreadable: dict[int, str] = {}
+        """Held tasks that cannot be decoded, with the reason: each claim tries to move them to the dead letters."""
 
     def held_text(self) -> bytes:
         """The held numbers as they stand in the lease."""
@@ -126,9 +128,9 @@ class Slots:
                         del slot.held[seq]
 
     def empty(self) -> list[Slot]:
-        """Take out the slots that hold nothing, for closing."""
+        """Take out the slots that hold nothing, or nothing that anybody was given, for closing."""
         with self._lock:
-            found = [slot for slot in self._by_number.values() if not slot.held]
+            found = [slot for slot in self._by_number.values() if slot.held.keys() <= slot.unreadable.keys()]
             for slot in found:
                 del self._by_number[slot.consumer_no]
                 if slot in self._free:

@@ -350,3 +350,65 @@ def test_dequeue_wait_without_end_sees_what_others_enqueue(make_sync):
     thread.join()
     assert found[0].task_id == task_id
     assert isinstance(found[0].task_id, UUID)
+
+
+@pytest.fixture
+def no_dead_letters(tables):
+    """The dead letters cannot be written until the returned function is called."""
+    away = [True]
+    tables.rows("RENAME TABLE celers_dead_letter_queue TO celers_away")
+
+    def put_back():
+        if away:
+            away.clear()
+            tables.rows("RENAME TABLE celers_away TO celers_dead_letter_queue")
+
+    yield put_back
+    put_back()
+
+
+@pytest.mark.spec("CORE-08", "CORE-15", "ERR-04")
+@pytest.mark.parametrize("goods", [0, 2])
+def test_a_row_that_cannot_be_read_is_buried_later_when_that_fails(broker, tables, no_dead_letters, goods, caplog):
+    bad = [broker.enqueue(SerializedTask.new("bad", b"zz", priority=1)) for _ in range(2)]
+    ids = [broker.enqueue(SerializedTask.new("good")) for _ in range(goods)]
+    tables.rows("UPDATE celers_tasks SET payload_encoding = 'lost' WHERE priority = 1")
+    assert [message.task_id for message in broker.dequeue_batch(4)] == ids
+    assert "cannot be read" in caplog.text
+    assert broker.dequeue() is None  # fails again, and is no obstacle
+    no_dead_letters()
+    last = broker.enqueue(SerializedTask.new("good"))
+    assert broker.dequeue().task_id == last
+    assert {letter.task_id for letter in broker.list_dlq(100, 0)} == set(bad)
+    assert broker.get_statistics().processing == goods + 1
+    tables.check(broker)
+
+
+@pytest.mark.spec("CORE-08", "CORE-15", "CONF-04")
+def test_a_row_that_could_not_be_buried_is_given_back_at_the_end(make_broker, sync_broker, tables, no_dead_letters):
+    broker = make_broker()
+    bad = broker.enqueue(SerializedTask.new("bad", b"zz"))
+    tables.rows("UPDATE celers_tasks SET payload_encoding = 'lost'")
+    assert broker.dequeue() is None
+    broker.close()
+    no_dead_letters()
+    assert sync_broker.get_task(bad).state is DbTaskState.PENDING
+    assert sync_broker.get_task(bad).retry_count == 0
+    assert sync_broker.dequeue() is None
+    assert [letter.task_id for letter in sync_broker.list_dlq(10, 0)] == [bad]
+    tables.check(sync_broker)
+
+
+@pytest.mark.spec("CORE-08", "ARCH-12")
+@pytest.mark.parametrize("how", ["before", "after"])
+def test_a_row_that_cannot_be_read_is_buried_although_the_connection_is_lost(
+    proxy, make_broker, database_url, tables, how
+):
+    broker = make_broker(url=proxy.url(database_url, read_timeout=2))
+    bad = broker.enqueue(SerializedTask.new("bad", b"zz"))
+    tables.rows("UPDATE celers_tasks SET payload_encoding = 'lost'")
+    rule = proxy.spoil(how, b"INSERT INTO celers_dead_letter_queue", b"COMMIT")
+    assert broker.dequeue() is None
+    assert rule.seen.is_set()
+    assert [letter.task_id for letter in broker.list_dlq(10, 0)] == [bad]
+    tables.check(broker)

@@ -7,22 +7,34 @@ another number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from functools import partial
 from typing import Any, Protocol
 
 from celers import rows as read
 from celers.components.base import Component
 from celers.components.history import started_statements
-from celers.components.settling import Tally, dead_letter_statements, end_dependants, lock_by_seq
+from celers.components.parts import one_part
+from celers.components.settling import (
+    Tally,
+    certain,
+    dead_letter_statements,
+    end_dependants,
+    last_packet,
+    lock_by_seq,
+)
 from celers.core import Slot
 from celers.db.driver import Result
 from celers.errors import BrokerConnectionError, CelersError, DeserializationError
+from celers.model.enums import DbTaskState
 from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
 from celers.operation import Packet, Restart, Steps
 from celers.wakeup import pass_on_statements
 from celers_fast.rows import decode_claims
 
 __all__ = ["Settlement", "claim"]
+
+logger = logging.getLogger("celers.consumer")
 
 TYPES = (TaskMetadata, SerializedTask, BrokerMessage, DeserializationError)
 PROMOTE_ROWS = 1000
@@ -65,6 +77,8 @@ def claim(
     try:
         if slot is None:
             slot = core.slots.add((yield from open_consumer(component, worker_no)))
+        if slot.unreadable:
+            yield from _bury(component, slot)
         while len(messages) < count:
             wanted = core.claim_rows(count - len(messages))
             try:
@@ -77,7 +91,8 @@ def claim(
                 core.slots.hold(slot, ((read.integer(r[0]), read.uuid(r[1]), read.integer(r[11])) for r in rows))
                 messages += found
                 if bad:
-                    yield from _bury(component, slot, bad)
+                    slot.unreadable.update(bad)
+                    yield from _bury(component, slot)
                     bad_left -= len(bad)
                     if bad_left <= 0:
                         break
@@ -194,25 +209,35 @@ def _take_over(component: Component[Any], slot: Slot, count: int) -> Steps[tuple
     return found[:count]
 
 
-def _bury(component: Component[Any], slot: Slot, bad: Sequence[tuple[int, str]]) -> Steps[None]:
-    """Move rows that cannot be decoded to the dead letters, each with its reason."""
-    for seq, reason in bad:
-        locked = yield from lock_by_seq(component, [seq])
-        own = [task for task in locked if task.consumer_no == slot.consumer_no]
-        tally = Tally()
-        yield from end_dependants(component, [], [(task, "was moved to the dead letters") for task in own], tally)
-        yield Packet(
-            *dead_letter_statements(component, own, f"the stored task cannot be read: {reason}"),
-            *tally.statements(component, slot.consumer_no),
-            core_noop(),
-            commit=True,
-        )
-        slot.held.pop(seq, None)
+def _bury(component: Component[Any], slot: Slot) -> Steps[None]:
+    """Move held tasks that cannot be decoded to the dead letters, each with its reason; what fails is tried again."""
+    for seq, reason in list(slot.unreadable.items()):
+        try:
+            yield from one_part(partial(_bury_one, component, slot, seq, reason))
+        except CelersError as error:
+            # Claims go on without it; the next one of this slot, or the end of its consumer, takes care of it.
+            logger.warning("a task that cannot be read stays in work for now (seq %d: %s): %s", seq, reason, error)
+        else:
+            del slot.unreadable[seq]
+            slot.held.pop(seq, None)
 
 
-def core_noop() -> bytes:
-    """A statement without effect, so that a packet is never empty."""
-    return b"DO 0"
+def _bury_one(component: Component[Any], slot: Slot, seq: int, reason: str) -> Steps[None]:
+    held = slot.held.get(seq)
+    own = [
+        task
+        for task in (yield from lock_by_seq(component, [seq]))
+        if task.state is DbTaskState.PROCESSING
+        and held is not None
+        and (task.consumer_no, task.deliveries) == (slot.consumer_no, held[1])
+    ]
+    if not own:
+        return
+    tally = Tally()
+    yield from end_dependants(component, [], [(task, "was moved to the dead letters") for task in own], tally)
+    statements = dead_letter_statements(component, own, f"the stored task cannot be read: {reason}")
+    statements += tally.statements(component, slot.consumer_no)
+    yield from certain(component, last_packet(statements), own, lambda now, _: now is None)
 
 
 def intern_worker(component: Component[Any], worker_id: str) -> Steps[int]:
