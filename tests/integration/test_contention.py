@@ -105,6 +105,66 @@ def test_as_many_callers_as_tasks_each_get_one(sync_broker, brokers):
         assert len({message.task_id for message in found}) == 8
 
 
+# Times of several processes are compared: the monotonic clock is that of the machine.
+
+
+@pytest.mark.spec("TEST-03", "CTRL-04", "CORE-04", "DEF-33")
+def test_nothing_is_stored_once_drain_mode_is_acknowledged(sync_broker, database_url, tables):
+    with contest(database_url, *[(contenders.produce_until_refused, size) for size in (1, 1, 5, 50)]) as running:
+        until(lambda: running.check() and sync_broker.queue_size() > 300, 60)
+        sync_broker.enable_drain_mode()
+        acknowledged = time.monotonic()
+        time.sleep(0.3)
+        found = running.end()
+    assert [one["last"] < acknowledged for one in found] == [True] * 4
+    assert all(one["stored"] > 0 and one["refused"] > 0 for one in found)
+    assert sync_broker.queue_size() == sum(one["stored"] for one in found)
+    tables.check(sync_broker)
+
+
+@pytest.mark.spec("TEST-03", "CTRL-08", "DEF-71")
+def test_eight_processes_never_pass_a_limit(sync_broker, database_url, tables):
+    most, taken = 40, []
+    with contest(database_url, *[(contenders.fill_up, most)] * 8) as running:
+
+        def take() -> bool:
+            assert sync_broker.queue_size() <= most
+            messages = sync_broker.dequeue_batch(7)
+            sync_broker.ack_batch([(message.task_id, message.receipt_handle) for message in messages])
+            taken.extend(message.task_id for message in messages)
+            return running.check() and len(taken) >= 300
+
+        until(take, 60)
+        until(lambda: running.check() and sync_broker.queue_size() == most, 60)
+        found = running.end()
+    assert sync_broker.queue_size() == most
+    assert sum(len(one["stored"]) for one in found) == len(taken) + most
+    assert sum(one["full"] for one in found) > 0
+    tables.check(sync_broker)
+
+
+@pytest.mark.spec("TEST-03", "CTRL-01", "DEF-70")
+def test_the_next_claim_of_every_process_sees_a_pause(sync_broker, database_url, tables):
+    sync_broker.enqueue_batch([SerializedTask.new("job") for _ in range(20_000)])
+    with contest(database_url, *[(contenders.claim_until_stopped, size) for size in (1, 1, 10, 10)]) as running:
+        until(lambda: running.check() and sync_broker.get_statistics().completed > 100, 60)
+        sync_broker.pause()
+        paused = time.monotonic()
+        time.sleep(0.2)
+        left = sync_broker.queue_size()
+        resuming = time.monotonic()
+        sync_broker.resume()
+        until(lambda: running.check() and sync_broker.queue_size() < left, 60)
+        found = running.end()
+    for one in found:
+        between = [count for began, count in one["claims"] if paused < began < resuming]
+        assert len(between) > 1, "it went on asking"
+        # The last of them may have been under way when the queue was resumed.
+        assert set(between[:-1]) <= {0}, "a claim that began under the pause got something"
+        assert sum(count for began, count in one["claims"] if began < paused) > 0
+    tables.check(sync_broker)
+
+
 @pytest.mark.spec("TEST-03", "CORE-15")
 def test_there_are_never_two_leaders_at_once(database_url):
     with contest(database_url, *[(contenders.lead,)] * 4) as running:
