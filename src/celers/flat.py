@@ -118,7 +118,16 @@ class FlatNames(Flat[M]):
     # maintenance: recover and purge
     recover_stuck_tasks = flat(Maintenance.recover_stuck)
     requeue_stuck_tasks_by_worker = flat(Maintenance.requeue_stuck_of_worker)
+    recover_timed_out_tasks = flat(Maintenance.recover_timed_out)
     purge_all = flat(Maintenance.purge_all)
+    purge_by_state = flat(Maintenance.purge_state)
+    purge_completed = flat(Maintenance.purge_completed)
+    purge_failed = flat(Maintenance.purge_failed)
+    purge_cancelled = flat(Maintenance.purge_cancelled)
+    purge_by_task_name = flat(Maintenance.purge_name)
+    delete_tasks_by_criteria = flat(Maintenance.delete_by_criteria)
+    archive_completed_tasks = flat(Maintenance.archive_finished)
+    archive_task_history = flat(Maintenance.archive_history)
 
     # health: can this broker work now
     check_health = flat(Health.check)
@@ -143,6 +152,7 @@ class FlatNames(Flat[M]):
     get_index_stats = flat(Database.index_stats)
     optimize_tables = flat(Database.optimize)
     analyze_tables = flat(Database.analyze)
+    vacuum_analyze = flat(Database.vacuum)
     explain_dequeue = flat(Database.explain_dequeue)
     explain_query = flat(Database.explain_query)
     check_index_usage = flat(Database.check_indexes)

@@ -8,8 +8,10 @@ from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
 from celers.components.consumers import recover_locked, rescue_consumers
+from celers.components.deleting import archive_some, delete_history, purge_picked, purge_where
+from celers.components.inspection import task_state
 from celers.components.parts import found_out, parts
-from celers.components.settling import Tally, certain, last_packet, leave_statements, lock_by_seq, lock_looked
+from celers.components.settling import Locked, Tally, certain, last_packet, lock_by_seq
 from celers.model.base import Duration
 from celers.model.enums import DbTaskState
 from celers.operation import Packet, Steps, operation
@@ -22,6 +24,9 @@ logger = logging.getLogger("celers.maintenance")
 RECOVER_CHUNK = 1000
 PROMOTE_CHUNK = 1000
 PURGE_CHUNK = 1000
+SETTLED_OR_PENDING = [state for state in DbTaskState if state is not DbTaskState.PROCESSING]
+ERROR_KEPT = 16_000
+"""Characters of an older error text that stay before a note; four bytes each at most."""
 
 
 class Maintenance(Component[M]):
@@ -105,6 +110,22 @@ class Maintenance(Component[M]):
         return (yield from self._recover(find, f"recovered: taken from worker {worker}"))
 
     @operation()
+    def recover_timed_out(self, timeout: Duration) -> Steps[int]:
+        """Take back tasks that have been processing for longer than their own time limit, or than a duration.
+
+        As `recover_stuck`; a note is added to the error text that the task has.
+
+        Parameters
+        ----------
+        timeout : timedelta, int or float
+            Limit of tasks that have none of their own; above 0.
+        """
+        age = validate.age(timeout, "timeout", positive=True)
+        core = self.core
+        find = core.sql("maintenance", "timed_out", queue_id=core.queue_id, age=age, count=RECOVER_CHUNK)
+        return (yield from self._recover(find, age))
+
+    @operation()
     def purge_all(self) -> Steps[int]:
         """Delete every task of the queue in any state, with its dependency, dedup and idempotency rows.
 
@@ -117,53 +138,117 @@ class Maintenance(Component[M]):
 
         Notes
         -----
-        In chunks of 1000, each a transaction of four round trips, by primary key from the low end of `celers_tasks`;
-        rows of other queues are passed over once. Tasks that are enqueued meanwhile may stay.
+        In chunks of 1000, each a transaction of four or five round trips, by primary key from the low end of
+        `celers_tasks`; rows of other queues are passed over once. What waits for an unfinished task is cancelled
+        first. Tasks that are enqueued meanwhile may stay.
         """
-        core = self.core
-        logger.warning("purging all tasks of queue %s", core.queue_name)
-        after = 0
+        logger.warning("purging all tasks of queue %s", self.core.queue_name)
+        return (yield from purge_where(self, tuple(DbTaskState)))
 
-        def part() -> Steps[tuple[int, bool]]:
-            nonlocal after
-            results = yield Packet(
-                core.sql("maintenance", "purge_pick", queue_id=core.queue_id, after=after, count=PURGE_CHUNK)
-            )
-            picked = results[0].rows
-            if not picked:
-                return 0, False
-            purged = yield from self._purge(list(picked))
-            after = read.integer(picked[-1][0])
-            return purged, True
+    @operation()
+    def purge_state(self, state: DbTaskState) -> Steps[int]:
+        """Delete the tasks of the queue in one state, as `purge_all` does; return how many.
 
-        return (yield from parts(part))
+        Whoever holds a processing task that is purged gets `TaskNotFoundError` at its ack.
+
+        Parameters
+        ----------
+        state : DbTaskState
+        """
+        wanted = task_state(state, "state")
+        return (yield from self._purge_state(wanted))
+
+    @operation()
+    def purge_completed(self) -> Steps[int]:
+        """Delete the completed tasks of the queue, as `purge_all` does; return how many."""
+        return (yield from self._purge_state(DbTaskState.COMPLETED))
+
+    @operation()
+    def purge_failed(self) -> Steps[int]:
+        """Delete the failed tasks of the queue, as `purge_all` does; return how many. Dead letters stay."""
+        return (yield from self._purge_state(DbTaskState.FAILED))
+
+    @operation()
+    def purge_cancelled(self) -> Steps[int]:
+        """Delete the cancelled tasks of the queue, as `purge_all` does; return how many."""
+        return (yield from self._purge_state(DbTaskState.CANCELLED))
+
+    @operation()
+    def purge_name(self, task_name: str) -> Steps[int]:
+        """Delete the tasks of the queue with exactly this name, in any state, as `purge_all` does; return how many."""
+        name = validate.name(task_name, "task_name")
+        purged = yield from purge_where(self, tuple(DbTaskState), name=name)
+        logger.warning("purged %d tasks named %s of queue %s", purged, name, self.core.queue_name)
+        return purged
+
+    @operation()
+    def delete_by_criteria(self, state: DbTaskState | None, older_than: Duration) -> Steps[int]:
+        """Delete the tasks of the queue that were created longer ago than a duration, as `purge_all` does.
+
+        Parameters
+        ----------
+        state : DbTaskState or None
+            None means every state but processing: what is in flight is deleted only when it is named.
+        older_than : timedelta, int or float
+            0 or more.
+
+        Returns
+        -------
+        int
+            Tasks deleted.
+        """
+        age = validate.age(older_than, "older_than")
+        states = SETTLED_OR_PENDING if state is None else [task_state(state, "state")]
+        return (yield from purge_where(self, states, age=age))
+
+    @operation()
+    def archive_finished(self, older_than: Duration) -> Steps[int]:
+        """Delete completed, failed and cancelled tasks that ended longer ago than a duration; return how many.
+
+        Results, history and idempotency rows stay, and tasks that an unfinished dependant or workflow still needs.
+
+        Parameters
+        ----------
+        older_than : timedelta, int or float
+            0 or more.
+
+        Notes
+        -----
+        In chunks of 1000, each a transaction of four round trips that locks nothing but finished tasks. Reads
+        `celers_tasks` once, by primary key from its low end, without locks: about half a second for a million tasks.
+        """
+        age = validate.age(older_than, "older_than")
+        after: int | None = 0
+        total = 0
+        while after is not None:
+            count, after = yield from archive_some(self, age, after, chunk=PURGE_CHUNK, whole=True)
+            total += count
+        return total
+
+    @operation()
+    def archive_history(self, older_than: Duration) -> Steps[int]:
+        """Delete the history rows of the queue that are older than a duration; return how many.
+
+        In chunks of 1000, each a transaction of two round trips. Key idx_history_timestamp, then primary key.
+
+        Parameters
+        ----------
+        older_than : timedelta, int or float
+            0 or more.
+        """
+        return (yield from delete_history(self, validate.age(older_than, "older_than"), PURGE_CHUNK))
 
     def _purge(self, picked: list[tuple[bytes | None, ...]]) -> Steps[int]:
-        sql, queue_name = self.core.sql, self.core.queue_name
-        locked = yield from lock_looked(self, picked)
-        if not locked:
-            return 0
-        tally = Tally()
-        for task in locked:
-            if task.state is DbTaskState.COMPLETED:
-                tally.completed -= 1
-            elif task.state is DbTaskState.FAILED:
-                tally.failed -= 1
-            elif task.state is DbTaskState.CANCELLED:
-                tally.cancelled -= 1
-        seqs, ids = [task.seq for task in locked], [task.id for task in locked]
-        statements = leave_statements(self, locked)
-        # By the keys that stand in the tasks, so while these are there.
-        statements.append(sql("maintenance", "purge_dedup", seqs=seqs, queue_name=queue_name))
-        statements.append(sql("settle", "delete_tasks", seqs=seqs))
-        for name in ("purge_dependencies", "purge_dependencies_on", "purge_idempotency"):
-            statements.append(sql("maintenance", name, ids=ids))
-        statements += tally.statements(self)
-        yield from certain(self, last_packet(statements), locked, lambda now, _: now is None)
-        self.core.slots.settled(locked)
-        return len(locked)
+        return (yield from purge_picked(self, picked))
 
-    def _recover(self, find: bytes, note: str) -> Steps[int]:
+    def _purge_state(self, state: DbTaskState) -> Steps[int]:
+        purged = yield from purge_where(self, (state,))
+        logger.warning("purged %d %s tasks of queue %s", purged, state, self.core.queue_name)
+        return purged
+
+    def _recover(self, find: bytes, note: str | int) -> Steps[int]:
+        """Recover what a statement finds. A number is the time limit of tasks without one, and noted as such."""
+
         def part() -> Steps[tuple[int, bool]]:
             results = yield Packet(find)
             found = {tuple(read.integer(value) for value in row) for row in results[0].rows}
@@ -176,12 +261,32 @@ class Maintenance(Component[M]):
                 for task in locked
                 if task.state is DbTaskState.PROCESSING and (task.seq, task.consumer_no, task.deliveries) in found
             ]
+            by_note = {note: tasks} if isinstance(note, str) else (yield from self._timeout_notes(tasks, note))
             tally = Tally()
-            statements = yield from recover_locked(self, tasks, note, isolated=False, tally=tally)
+            statements: list[bytes] = []
+            for text, some in by_note.items():
+                statements += yield from recover_locked(self, some, text, isolated=False, tally=tally)
             statements += tally.statements(self)
             if statements:
                 yield from certain(self, last_packet(statements), tasks)
-            self.core.slots.settled(tasks)
+            for task in tasks:
+                self.core.slots.settled(task.consumer_no, [task.seq])
             return len(tasks), True
 
         return (yield from parts(part))
+
+    def _timeout_notes(self, tasks: list[Locked], age: int) -> Steps[dict[str, list[Locked]]]:
+        """Group tasks by the error text that they get: what they had, and the note."""
+        notes: dict[str, list[Locked]] = {}
+        if not tasks:
+            return notes
+        results = yield Packet(self.core.sql("maintenance", "errors", seqs=[task.seq for task in tasks]))
+        errors = {read.integer(row[0]): read.text_or_none(row[1]) for row in results[0].rows}
+        for task in tasks:
+            secs = age / 1e6 if task.timeout_secs is None else task.timeout_secs
+            note = f"timed out: processing for longer than {secs:g} s"
+            before = errors.get(task.seq)
+            # Of a long text the end goes, not the note.
+            text = f"{before[:ERROR_KEPT]}; {note}" if before else note
+            notes.setdefault(validate.error_text(text) or note, []).append(task)
+        return notes

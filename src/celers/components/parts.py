@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
-from uuid import UUID
+from typing import Any, TypeVar
 
 from celers import rows as read
 from celers.db.session import KEPT_CHANGING, RESTARTS
@@ -86,7 +85,13 @@ def found_out(last: Steps[R], applied: Callable[[], Steps[bool]]) -> Steps[R | N
 
 
 def delete_chunks(
-    pick: bytes, size: int, delete: Callable[[list[UUID]], bytes], count: Callable[[list[UUID]], bytes]
+    pick: bytes,
+    size: int,
+    delete: Callable[[list[Any]], bytes],
+    count: Callable[[list[Any]], bytes],
+    *,
+    key: Callable[[bytes | None], Any] = read.uuid,
+    once: bool = False,
 ) -> Steps[int]:
     """Delete rows by their ids, chunk by chunk; return how many.
 
@@ -98,10 +103,14 @@ def delete_chunks(
         Rows of a full chunk.
     delete, count : callable
         Make the statements that delete rows with these ids, and count how many of them are there.
+    key : callable
+        Reads an id.
+    once : bool
+        Delete one chunk only.
     """
 
     def part() -> Steps[tuple[int, bool]]:
-        ids = [read.uuid(row[0]) for row in (yield Packet(pick))[0].rows]
+        ids = [key(row[0]) for row in (yield Packet(pick))[0].rows]
         if not ids:
             return 0, False
 
@@ -112,6 +121,6 @@ def delete_chunks(
             return not read.integer((yield Packet(count(ids), commit=True))[0].rows[0][0])
 
         yield from found_out(last(), gone)
-        return len(ids), len(ids) == size
+        return len(ids), not once and len(ids) == size
 
     return (yield from parts(part))

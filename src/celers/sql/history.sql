@@ -26,3 +26,16 @@ WHERE t.seq = @celers_seq AND t.consumer_no = :consumer_no AND t.state = 'proces
 INSERT INTO celers_task_history (queue_name, task_id, task_name, state, `timestamp`, message)
 SELECT :queue_name, :task_id, task_name, 'pending', @celers_now, :message
 FROM celers_dead_letter_queue FORCE INDEX (PRIMARY) WHERE id = :id
+
+-- name: pick_old
+-- One chunk to delete, by a range of key idx_history_timestamp.
+SELECT id FROM celers_task_history FORCE INDEX (idx_history_timestamp)
+WHERE queue_name = :queue_name AND `timestamp` < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+ORDER BY `timestamp` LIMIT :count FOR UPDATE
+
+-- name: delete_picked
+-- Primary key.
+DELETE h FROM celers_task_history h FORCE INDEX (PRIMARY) WHERE h.id IN (:numbers)
+
+-- name: count_picked
+SELECT COUNT(*) FROM celers_task_history FORCE INDEX (PRIMARY) WHERE id IN (:numbers)

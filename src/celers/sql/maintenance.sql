@@ -81,10 +81,51 @@ SELECT @celers_count, JSON_UNQUOTE(JSON_EXTRACT(@celers_due, '$[0][0]')), JSON_E
 -- After a promotion of unknown outcome: nothing was moved when the first of its rows is still there.
 SELECT 1 FROM celers_scheduled FORCE INDEX (PRIMARY) WHERE due_at = :due_at AND seq = :seq
 
--- name: purge_pick
--- The next tasks of the queue from its low end, in any state. Primary key.
+-- name: walk_end
+-- Where the next stretch of tasks ends, and whether all of it is younger than an age. Primary key in order.
+SELECT MAX(seq), MIN(created_at) >= UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+FROM (SELECT seq, created_at FROM celers_tasks FORCE INDEX (PRIMARY)
+      WHERE seq > :after ORDER BY seq LIMIT :count) stretch
+
+-- name: walk_pick
+-- Tasks of one stretch, by state, name and age. A range of the primary key.
 SELECT seq, state, priority, scheduled_at FROM celers_tasks FORCE INDEX (PRIMARY)
-WHERE queue_id = :queue_id AND seq > :after ORDER BY seq LIMIT :count
+WHERE seq > :after AND seq <= :last AND queue_id = :queue_id AND state IN (:states)
+  AND (:any_name OR task_name = :name) AND (:any_age OR created_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND)
+ORDER BY seq LIMIT :count
+
+-- name: walk_finished
+-- Finished tasks of one stretch that nobody needs any more. A range of the primary key; counting keeps the look into
+-- the dependencies one of keys, where a condition would be made a join over the whole table.
+SELECT t.seq, t.state, t.priority, t.scheduled_at FROM celers_tasks t FORCE INDEX (PRIMARY)
+WHERE t.seq > :after AND t.seq <= :last AND t.queue_id = :queue_id AND t.state IN ('completed', 'failed', 'cancelled')
+  AND t.completed_at < UTC_TIMESTAMP(6) - INTERVAL :age MICROSECOND
+  AND (NOT t.has_dependants OR 0 = (
+    SELECT COUNT(*) FROM celers_task_dependencies d FORCE INDEX (idx_dependencies_parent)
+    STRAIGHT_JOIN celers_tasks c FORCE INDEX (uq_tasks_id) ON c.id = d.task_id
+    WHERE d.parent_task_id = t.id AND c.state IN ('pending', 'processing')))
+  AND 0 = (
+    SELECT COUNT(*) FROM celers_task_dependencies d FORCE INDEX (uq_dependencies_task_parent)
+    STRAIGHT_JOIN celers_workflows w FORCE INDEX (PRIMARY) ON w.id = d.workflow_id
+    WHERE d.task_id = t.id AND w.state IN ('pending', 'running'))
+  AND (NOT t.has_dependants OR 0 = (
+    SELECT COUNT(*) FROM celers_task_dependencies d FORCE INDEX (idx_dependencies_parent)
+    STRAIGHT_JOIN celers_workflows w FORCE INDEX (PRIMARY) ON w.id = d.workflow_id
+    WHERE d.parent_task_id = t.id AND w.state IN ('pending', 'running')))
+ORDER BY t.seq LIMIT :count
+
+-- name: timed_out
+-- Deliveries in processing for longer than their own limit, or than an age when they have none, from the leases.
+SELECT DISTINCT t.seq, t.consumer_no, t.deliveries FROM celers_consumers c
+STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
+WHERE c.queue_id = :queue_id AND t.consumer_no = c.consumer_no AND t.state = 'processing'
+  AND t.started_at < UTC_TIMESTAMP(6) - INTERVAL IFNULL(t.timeout_secs * 1000000, :age) MICROSECOND
+LIMIT :count
+
+-- name: errors
+-- The last error of locked tasks. Primary key.
+SELECT seq, error_message FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq IN (:seqs)
 
 -- name: purge_dependencies
 DELETE FROM celers_task_dependencies WHERE task_id IN (:ids)
