@@ -269,8 +269,7 @@ class Maintenance(Component[M]):
             statements += tally.statements(self)
             if statements:
                 yield from certain(self, last_packet(statements), tasks)
-            for task in tasks:
-                self.core.slots.settled(task.consumer_no, [task.seq])
+            self.core.slots.settled(tasks)
             return len(tasks), True
 
         return (yield from parts(part))
