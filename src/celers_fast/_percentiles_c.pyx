@@ -168,7 +168,16 @@ cdef int _settle(_Values values, const Py_ssize_t *ranks, Py_ssize_t count, doub
 
 def percentile(values, p):
     """Return one percentile of `values`; see `_percentiles_py.percentile`."""
-    return percentiles(values, (p,))[0]
+    cdef _Values loaded = _load(values)
+    cdef Py_ssize_t wanted
+    cdef double found
+    try:
+        wanted = _rank(p, loaded.count)
+    except Exception:
+        loaded.copy()   # NaN among the values is told first, as by the twin
+        raise
+    _settle(loaded, &wanted, 1 if loaded.count else 0, &found)
+    return found + 0.0 if loaded.count else 0.0
 
 
 def percentiles(values, ps):
