@@ -15,6 +15,7 @@ CREATE TABLE IF NOT EXISTS celers_queues (
     draining   BOOLEAN      NOT NULL DEFAULT FALSE,   -- enqueue is refused, stored tasks are still run
     created_at DATETIME(6)  NOT NULL,
     updated_at DATETIME(6)  NOT NULL,                 -- last change of a setting
+    unheard_at DATETIME(6)  NULL,                     -- when a producer was last not allowed to wake a worker
     PRIMARY KEY (queue_id),
     UNIQUE KEY uq_queues_name (name)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

@@ -77,7 +77,7 @@ class AsyncMysqlBroker(FlatNames[Async]):
         metrics_registry: object | None = None,
         lease_secs: int = 300,
         heartbeat: bool = True,
-        wake_up: bool = False,
+        wake_up: bool = True,
     ) -> None:
         refuse_later_features(circuit_breaker_config, idempotency_config, metrics_registry)
         options = parse_url(database_url)
@@ -238,15 +238,20 @@ class AsyncMysqlBroker(FlatNames[Async]):
             with await self._waiting_room() as room:
                 while True:
                     rung.clear()
+                    room.note()
                     found = await self.consumer.dequeue_batch(1, worker_id=worker)
                     if found:
                         return found[0]
-                    wait = poll_wait(pause, deadline, self.core.next_due_secs, resting=room.prepare())
-                    if wait is None:
-                        return None
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(wait):
-                            await rung.wait()
+                    while True:
+                        resting = room.prepare()
+                        wait = poll_wait(pause, deadline, self.core.next_due_secs, resting=resting)
+                        if wait is None:
+                            return None
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(wait):
+                                await rung.wait()
+                        if rung.is_set() or not resting or self.core.promotion_is_due():
+                            break
                     pause = min(pause * 2, max(pause, LONGEST_POLL_SECS))
         finally:
             self._rung.discard(rung)

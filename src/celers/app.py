@@ -62,6 +62,9 @@ class App:
         Limits of the connection pool.
     compress_payloads : bool
         Store arguments compressed.
+    wake_up : bool
+        Wake idle workers when tasks are enqueued; see `MysqlBroker`. False on the side of the producers alone makes
+        workers find tasks up to half a minute late: switch it off for both.
     """
 
     _pid: int
@@ -80,6 +83,7 @@ class App:
         table_prefix: str = "celers_",
         pool_config: PoolConfig | None = None,
         compress_payloads: bool = False,
+        wake_up: bool = True,
     ) -> None:
         if url is not None:
             parse_url(url)
@@ -93,6 +97,7 @@ class App:
         self.broker_options: Mapping[str, Any] = MappingProxyType(
             {"table_prefix": validate.table_prefix(table_prefix), "pool_config": pool_config}
             | ({"compress_payloads": True} if compress_payloads else {})
+            | ({} if validate.boolean(wake_up, "wake_up") else {"wake_up": False})
         )
         self._tasks: dict[str, Task[..., Any]] = {}
         self._forget_brokers()

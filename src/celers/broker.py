@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 MAX_PAYLOAD_BYTES = 16_777_215
 LONGEST_POLL_SECS = 1.0
-RESTING_SECS = 30.0
+RESTING_SECS = 5.0
 
 
 def refuse_later_features(
@@ -136,8 +136,8 @@ class MysqlBroker(FlatNames[Sync]):
     heartbeat : bool
         Beat in the background for this process's deliveries while it lives.
     wake_up : bool
-        Wake idle consumers when tasks are placed, and be woken while waiting, by `celers.wakeup`. Off by default until
-        every part of it is measured; without it consumers poll.
+        Wake idle consumers when tasks are placed, and be woken while waiting, by `celers.wakeup`; costs two
+        connections of a process that waits. Without it, and where the server does not allow it, consumers poll.
 
     Raises
     ------
@@ -166,7 +166,7 @@ class MysqlBroker(FlatNames[Sync]):
         metrics_registry: object | None = None,
         lease_secs: int = 300,
         heartbeat: bool = True,
-        wake_up: bool = False,
+        wake_up: bool = True,
     ) -> None:
         refuse_later_features(circuit_breaker_config, idempotency_config, metrics_registry)
         options = parse_url(database_url)
@@ -377,10 +377,13 @@ class MysqlBroker(FlatNames[Sync]):
                 found = self.consumer.dequeue_batch(1, worker_id=worker)
                 if found:
                     return found[0]
-                wait = poll_wait(pause, deadline, self.core.next_due_secs, resting=room.prepare())
-                if wait is None:
-                    return None
-                room.wait(wait)
+                while True:
+                    resting = room.prepare()
+                    wait = poll_wait(pause, deadline, self.core.next_due_secs, resting=resting)
+                    if wait is None:
+                        return None
+                    if room.wait(wait) or not resting or self.core.promotion_is_due():
+                        break
                 pause = min(pause * 2, max(pause, LONGEST_POLL_SECS))
 
     def _waiting_room(self) -> WaitingRoom:
@@ -457,7 +460,8 @@ def poll_wait(pause: float, deadline: float | None, next_due: float | None, *, r
     """
     if resting:
         pause = RESTING_SECS
-    wait = pause if next_due is None else min(pause, max(next_due, 0.001))
+    # What was due already and did not come is locked by somebody.
+    wait = min(pause, max(next_due, 0.001)) if next_due else pause
     if deadline is None:
         return wait
     left = deadline - time.monotonic()

@@ -109,6 +109,11 @@ class Slots:
         with self._lock:
             return tuple(self._by_number)
 
+    def holding(self) -> bool:
+        """Does any consumer hold a task?"""
+        with self._lock:
+            return any(slot.held for slot in self._by_number.values())
+
     def hold(self, slot: Slot, deliveries: Iterable[tuple[int, UUID, int]]) -> None:
         """Note deliveries (seq, id, number of the delivery) as held by a slot."""
         with self._lock:
@@ -175,7 +180,7 @@ class Core:
         lease_secs: int,
         record_history: bool = False,
         database: str = "",
-        wake_up: bool = False,
+        wake_up: bool = True,
     ) -> None:
         self.queue_name = queue_name
         self.prefix = prefix
@@ -193,7 +198,7 @@ class Core:
         """Did the last claim find nothing? The next one that leaves work behind then wakes another consumer."""
         if wake_up:
             placing = tuple(f"INSERT INTO {self.sql.table(name)} ".encode() for name in ("ready", "scheduled"))
-            self.ring = Ring(ring_statement(self.slot_names), placing)
+            self.ring = Ring(ring_statement(self.slot_names), placing, self.sql("wakeup", "unheard", name=queue_name))
         self.server: ServerInfo | None = None
         self.worker_numbers: dict[str, int] = {}
         self.meters: dict[str, deque[float]] = {name: deque(maxlen=METERED_CALLS) for name in ("enqueue", "dequeue")}

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from celers.core import Core
     from celers.db.url import ConnectOptions
 
-__all__ = ["Heartbeat", "Leadership", "try_lead"]
+__all__ = ["Heartbeat", "Leadership", "leader_lock", "try_lead"]
 
 logger = logging.getLogger("celers.heartbeat")
 
 LONGEST_PERIOD_SECS = 60.0
+IDLE_FACTOR = 2.5
+"""Consumers that hold nothing beat so much less often: a claim renews the heartbeat by itself."""
 
 
 class Heartbeat:
@@ -71,10 +74,12 @@ class Heartbeat:
                 )
                 self._thread.start()
 
-    def _numbers(self) -> list[int]:
+    def _numbers(self) -> tuple[list[int], bool]:
+        """Return the numbers of all consumers, and whether any holds a task."""
         with self._lock:
             cores = list(self._cores)
-        return [number for core in cores for number in core.slots.numbers()]
+        numbers = [number for core in cores for number in core.slots.numbers()]
+        return numbers, any(core.slots.holding() for core in cores)
 
     def stop(self) -> None:
         """Tell the thread to end, without waiting for it."""
@@ -91,26 +96,29 @@ class Heartbeat:
 def _beat_until(
     stop: threading.Event,
     period: float,
-    numbers: Callable[[], Callable[[], list[int]] | None],
+    numbers: Callable[[], Callable[[], tuple[list[int], bool]] | None],
     options: ConnectOptions,
     sql: Statements,
 ) -> None:
     """The thread's loop; it holds the broker weakly, so that a forgotten broker can go."""
     connection: Connection | None = None
+    sent_at = float("-inf")
     try:
         while not stop.wait(period):
             method = numbers()
             if method is None:
                 return
-            wanted = method()
+            wanted, holding = method()
             del method
-            if not wanted:
+            now = time.monotonic()
+            if not wanted or (not holding and now - sent_at < period * (IDLE_FACTOR - 1)):
                 continue
             for last in (False, True):
                 try:
                     if connection is None or connection.broken:
                         connection = connect(options)
                     connection.run(sql("consumer", "beat", numbers=wanted), 1)
+                    sent_at = now
                     break
                 except Exception as error:  # noqa: BLE001 - whatever it was, a beat that is missed costs every delivery
                     if connection is not None:
@@ -155,12 +163,17 @@ def lock_name(purpose: str, database: str, prefix: str) -> str:
     return f"celers:{purpose}:{digest}"
 
 
+def leader_lock(connection: Connection, prefix: str) -> str:
+    """Name the lock of the maintenance leader of a connection's database."""
+    database = connection.run(b"SELECT DATABASE()", 1)[0].rows[0][0] or b""
+    return lock_name("leader", database.decode(), prefix)
+
+
 def try_lead(options: ConnectOptions, prefix: str) -> Leadership | None:
     """Become the maintenance leader of the database; None when another process is."""
     connection = connect(options)
     try:
-        database = connection.run(b"SELECT DATABASE()", 1)[0].rows[0][0] or b""
-        name = lock_name("leader", database.decode(), prefix)
+        name = leader_lock(connection, prefix)
         got = connection.run(b"SELECT GET_LOCK('%s', 0)" % name.encode(), 1)[0].rows[0][0] == b"1"
     except DriverError as error:
         connection.close()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from celers.wakeup import Attendant
+from celers.attendant import Attendant
 
 if TYPE_CHECKING:
     from celers.core import Core
@@ -54,8 +54,17 @@ class WaitingRoom:
         with self._condition:
             self._guests -= 1
             empty = self._guests == 0
+            rung = self._rings != self._seen.rings
         if empty and self._attendant is not None:
-            self._attendant.leave()
+            if rung:
+                self._attendant.decline()
+            else:
+                self._attendant.leave()
+
+    def note(self) -> None:
+        """Take notice of all rings so far: a claim follows."""
+        with self._condition:
+            self._seen.rings = self._rings
 
     @property
     def rings(self) -> int:
@@ -69,12 +78,14 @@ class WaitingRoom:
         self._attendant.enter()
         return self._attendant.resting
 
-    def wait(self, secs: float) -> None:
-        """Wait for a ring that came after the last wait, but not longer than this."""
+    def wait(self, secs: float) -> bool:
+        """Wait for a ring that came after the last wait, but not longer than this; return whether one came."""
         with self._condition:
             if self._rings == self._seen.rings:
                 self._condition.wait(secs)
+            rung: bool = self._rings != self._seen.rings
             self._seen.rings = self._rings
+            return rung
 
     def close(self) -> None:
         """End the attendant."""

@@ -61,15 +61,15 @@ class Gate:
         self.left = times
         original = Connection.run
 
-        def held(connection, text, count):
+        def held(connection, text, count, needed=None):
             matches = self.left > 0 and all(word in text for word in words)
             if matches:
                 self.left -= 1
-            results = original(connection, text, count) if after or not matches else None
+            results = original(connection, text, count, needed) if after or not matches else None
             if matches:
                 self.reached.set()
                 assert self.open.wait(20)
-            return results if results is not None else original(connection, text, count)
+            return results if results is not None else original(connection, text, count, needed)
 
         monkeypatch.setattr(Connection, "run", held)
 
@@ -212,8 +212,8 @@ def test_a_claim_cancelled_before_its_second_packet_left_gives_the_first_back(da
             original = aio.ThreadConnection.send
             sent = []
 
-            def send(connection, text, count):
-                job = original(connection, text, count)
+            def send(connection, text, count, needed=None):
+                job = original(connection, text, count, needed)
                 if LEASE in text:
                     sent.append(1)
                     if len(sent) == 2:
@@ -425,9 +425,9 @@ def test_the_loop_is_not_kept_waiting(database_url, monkeypatch):
     """However long the server takes, everything else goes on."""
     original = Connection.run
 
-    def slow(connection, text, count):
+    def slow(connection, text, count, needed=None):
         time.sleep(0.05)
-        return original(connection, text, count)
+        return original(connection, text, count, needed)
 
     async def main():
         async with AsyncMysqlBroker(database_url, pool_config=PoolConfig(max_connections=4)) as broker:

@@ -577,8 +577,8 @@ def test_an_interrupted_operation_leaves_no_transaction_behind(sync_broker, tabl
     sync_broker.enqueue(new("x"))
     run = Connection.run
 
-    def interrupted(self, text, count):
-        results = run(self, text, count)
+    def interrupted(self, text, count, needed=None):
+        results = run(self, text, count, needed)
         if b"FOR UPDATE" in text and b"celers_tasks" in text:
             raise KeyboardInterrupt
         return results
@@ -599,8 +599,8 @@ def test_a_claim_that_was_interrupted_is_found_again(sync_broker, tables, monkey
     wanted = sync_broker.enqueue_batch([new("a"), new("b"), new("c")])
     run = Connection.run
 
-    def interrupted(self, text, count):
-        results = run(self, text, count)
+    def interrupted(self, text, count, needed=None):
+        results = run(self, text, count, needed)
         if b"SET lease" in text:
             raise KeyboardInterrupt
         return results

@@ -27,7 +27,7 @@ from tests.fixtures.crowd import MANY, READY, raw_connection
 SQL = Statements("celers_")
 TOPICS = [
     *("analytics", "consumer", "dlq", "health", "history", "inspection", "limits", "maintenance", "producer"),
-    *("queues", "results", "settle", "tasks", "transfer", "workers"),
+    *("queues", "results", "settle", "tasks", "transfer", "wakeup", "workers"),
 ]
 STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic)]
 
@@ -64,6 +64,7 @@ VALUES = {
     "last": 10**9,
     "lease_secs": 300,
     "least": 0,
+    "lock": "celers:leader",
     "met": 1,
     "message": None,
     "metadata": '{"key":1}',

@@ -29,6 +29,7 @@ COMMANDS = {
     "db": "the database: sizes, indexes, plans, slow statements, upkeep",
     "demo": "index a directory tree with tasks, and check every result",
     "dlq": "look at dead letters, requeue, export or delete them",
+    "doctor": "does the database suit celers, and what costs something",
     "enqueue": "enqueue a task by name",
     "export": "write the tasks of a queue to a file",
     "import": "read tasks from a file into a queue",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from celers.model.stats import QueueStatistics
     from celers.model.worker import WorkerHeartbeat
 
-# `celers worker` beats every 3 s; three missed beats and a bit.
-_STALE_SECS = 10.0
+# An idle worker says every 20 s that it is there; two of these and a bit.
+_STALE_SECS = 45.0
 
 
 @dataclass(frozen=True, slots=True)

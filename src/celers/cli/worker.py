@@ -86,6 +86,12 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
         metavar="A,B",
         help=f"formats of arguments to read, of {', '.join(FORMATS)} (default: the application's)",
     )
+    parser.add_argument(
+        "--no-wake-up",
+        dest="wake_up",
+        action="store_false",
+        help="look for tasks up to once a second while idle, instead of being woken by whoever enqueues",
+    )
     parser.add_argument("--name", help="name of this worker (default: host and process id)")
     parser.add_argument(
         "--log-level", choices=LEVELS, default="info", help="what to log on standard error (default: %(default)s)"
@@ -117,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         app_path=args.app or os.environ["CELERS_APP"].strip(),
         log_level=args.log_level,
+        wake_up=args.wake_up,
         **{name: value for name, value in options.items() if value is not None},
     )
     return worker.run()

@@ -29,7 +29,7 @@ from celers.errors import BrokerConnectionError, CelersError, DeserializationErr
 from celers.model.enums import DbTaskState
 from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
 from celers.operation import Packet, Restart, Steps
-from celers.wakeup import pass_on_statements
+from celers.wakeup import PARK_SECS, pass_on_statements
 from celers_fast.rows import decode_claims
 
 __all__ = ["Settlement", "claim"]
@@ -81,6 +81,7 @@ def claim(
             yield from _bury(component, slot)
         while len(messages) < count:
             wanted = core.claim_rows(count - len(messages))
+            promoting = core.promotion_is_due()
             try:
                 if slot.in_doubt:
                     rows = yield from _take_over(component, slot, wanted)
@@ -98,6 +99,8 @@ def claim(
                         break
                 elif len(rows) < wanted and not core.promotion_is_due():
                     break
+                elif not rows and promoting and core.next_due_secs is not None:
+                    break  # what is due still, after a promotion without effect, is locked by somebody
             except _DeclaredDead:
                 core.slots.drop(slot)
                 slot = core.slots.add((yield from open_consumer(component, worker_no)))
@@ -155,7 +158,7 @@ def _claim_once(
     slot.in_doubt = True
     try:
         results: list[Result] = yield Packet(
-            *statements, commit=True, errors={(0, 1690): _DeclaredDead}, after=_pass_on(component), quiet=True
+            *statements, commit=True, errors={(0, 1690): _DeclaredDead}, after=_pass_on(component, form), quiet=True
         )
     except BrokerConnectionError as error:
         if not error.outcome_unknown:
@@ -174,12 +177,19 @@ def _claim_once(
     return rows
 
 
-def _pass_on(component: Component[Any]) -> tuple[bytes, ...]:
-    """Wake another consumer when this claim, the first after idling, leaves work behind."""
+def _pass_on(component: Component[Any], form: str) -> tuple[bytes, ...]:
+    """Wake another consumer when this claim, the first after idling, leaves work behind.
+
+    Also when it takes a task while something is due soon: this consumer was to wake up for it, and may be busy then.
+    """
     core = component.core
     if not core.was_idle or not core.wake_up:
         return ()
-    return pass_on_statements(core.slot_names, core.sql.table("ready"), core.queue_id)
+    due = core.next_due_secs
+    taken = b"0"
+    if due is not None and due < PARK_SECS:
+        taken = b"@celers_seq IS NOT NULL" if form == "one" else b"@celers_seqs IS NOT NULL"
+    return pass_on_statements(core.slot_names, core.sql.table("ready"), core.queue_id, taken=taken)
 
 
 def _raw(text: bytes) -> str:

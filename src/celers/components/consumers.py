@@ -20,6 +20,7 @@ from celers.components.settling import (
 )
 from celers.core import Core
 from celers.operation import Packet, Steps, operation
+from celers.wakeup import ring_each
 
 __all__ = ["Consumers", "recover_locked", "rescue_consumers"]
 
@@ -83,7 +84,7 @@ class Consumers(Component[M]):
 
         # They are taken out: nobody would find them again if the operation began anew.
         rows = yield from one_part(look)
-        yield from rescue_consumers(self, rows, (), only_dead=False)
+        yield from rescue_consumers(self, rows, (), only_dead=False, ring=False)
         return len(slots)
 
 
@@ -93,18 +94,31 @@ def rescue_consumers(
     started: Collection[int] | None,
     *,
     only_dead: bool,
+    ring: bool = True,
 ) -> Steps[int]:
-    """Return the tasks of consumer rows (number, queue), each in its own transaction; return how many."""
+    """Return the tasks of consumer rows (number, queue), each in its own transaction; return how many.
+
+    Parameters
+    ----------
+    ring : bool
+        Wake all parked consumers: the dead one may hold a slot still, and have taken rings with it.
+    """
     rescued = 0
     for row in rows:
         consumer_no, queue_id = read.integer(row[0]), read.integer(row[1])
-        rescue = partial(_rescue_consumer, component, consumer_no, queue_id, started, only_dead=only_dead)
+        rescue = partial(_rescue_consumer, component, consumer_no, queue_id, started, only_dead=only_dead, ring=ring)
         rescued += yield from one_part(rescue)
     return rescued
 
 
 def _rescue_consumer(
-    component: Component[Any], consumer_no: int, queue_id: int, started: Collection[int] | None, *, only_dead: bool
+    component: Component[Any],
+    consumer_no: int,
+    queue_id: int,
+    started: Collection[int] | None,
+    *,
+    only_dead: bool,
+    ring: bool,
 ) -> Steps[int]:
     """Return the tasks of one consumer row, fold its counters, and remove it, in one transaction."""
     sql = component.core.sql
@@ -136,7 +150,6 @@ def _rescue_consumer(
             sql("maintenance", "fold_consumer", **key),
             sql("maintenance", "delete_consumer", **key),
             commit=True,
-            after=() if other.core.ring is None else (other.core.ring.statement,),
             quiet=True,
         )
 
@@ -145,6 +158,9 @@ def _rescue_consumer(
         return not (yield Packet(sql("maintenance", "lock_consumer", **key), commit=True))[0].rows
 
     yield from found_out(end(), ended)
+    if other.core.wake_up and ring:
+        for statement in ring_each(other.core.slot_names):
+            yield Packet(b"DO 0", commit=True, after=(statement,))
     return len(own)
 
 

@@ -52,8 +52,9 @@ class Queues(Component[M]):
 
     @operation(repeat_unknown=True)
     def resume(self) -> Steps[None]:
-        """End a pause. Idempotent."""
-        yield from self._set("set_paused", False)
+        """End a pause, and wake an idle consumer. Idempotent."""
+        ring = self.core.ring
+        yield from self._set("set_paused", False, after=() if ring is None else (ring.statement,))
 
     @operation("read")
     def is_paused(self) -> Steps[bool]:

@@ -71,6 +71,17 @@ class Workers(Component[M]):
                 return
         raise WorkerNotFoundError(f"the worker {worker!r} is not registered", worker_id=worker)
 
+    @operation("plain", repeat_unknown=True)
+    def beat_idle(self, worker_id: str) -> Steps[bool]:
+        """Renew the heartbeat of a registered worker that runs nothing; return whether it is registered.
+
+        One statement in one round trip, where `update_heartbeat` also counts the worker's tasks.
+        """
+        core = self.core
+        worker = validate.name(worker_id, "worker_id")
+        results = yield Packet(core.sql("workers", "beat_idle", worker_id=worker, queue_id=core.queue_id))
+        return results[0].affected > 0
+
     @operation()
     def unregister(self, worker_id: str) -> Steps[bool]:
         """Remove a worker's registration; return whether there was one."""

@@ -92,12 +92,12 @@ class _Line:
         self.connection = connection
         self.created_at = self.last_used = connection.created_at
 
-    def run(self, text: bytes, count: int) -> list[Result]:
+    def run(self, text: bytes, count: int, needed: int | None = None) -> list[Result]:
         connection = self.connection
         if connection is None:
             raise DriverError(2006, "the connection is closed", -1)
         try:
-            return connection.run(text, count)
+            return connection.run(text, count) if needed is None else connection.run(text, count, needed)
         finally:
             self.broken = self.broken or connection.broken
             self.last_used = connection.last_used
@@ -191,10 +191,16 @@ class ThreadConnection:
         """Queue the opening of the connection."""
         return self.submit(self._line.open)
 
-    def send(self, text: bytes, count: int) -> _Job:
-        """Queue one packet."""
+    @property
+    def tail_errno(self) -> int:
+        """Error number of the last packet's statement that was allowed to fail; 0 when none did."""
+        connection = self._line.connection
+        return 0 if connection is None else connection.tail_errno
+
+    def send(self, text: bytes, count: int, needed: int | None = None) -> _Job:
+        """Queue one packet; statements behind the first `needed` may fail."""
         line = self._line
-        return self.submit(lambda: line.run(text, count))
+        return self.submit(lambda: line.run(text, count, needed))
 
     def leave(self) -> asyncio.Future[None]:
         """Ask the thread to close the connection and end; the future tells when it has."""
@@ -569,7 +575,7 @@ class AsyncRunner:
                     if type(request) is Send:
                         if pending is None:
                             session.in_flight = True
-                            job = request.connection.send(request.text, request.count)
+                            job = request.connection.send(request.text, request.count, request.needed)
                             pending = job.future
                         answer = await asyncio.shield(pending)
                     elif type(request) is Acquire:

@@ -177,6 +177,7 @@ class Connection:
         "last_used",
         "pid",
         "server",
+        "tail_errno",
         "thread_id",
     )
 
@@ -190,6 +191,8 @@ class Connection:
         self.pid = os.getpid()
         self.created_at = self.last_used = time.monotonic()
         self.broken = False
+        self.tail_errno = 0
+        """Error number of the last packet's statement that was allowed to fail; 0 when none did."""
         forks.watch(self)
 
     def forked(self) -> None:
@@ -204,8 +207,14 @@ class Connection:
                     os.close(null)
             _orphans.append(raw)
 
-    def run(self, text: bytes, count: int) -> list[Result]:
+    def run(self, text: bytes, count: int, needed: int | None = None) -> list[Result]:
         """Send one packet of `count` statements and return their results in order.
+
+        Parameters
+        ----------
+        needed : int, optional
+            Statements that have to succeed; all when None. An error of a later one ends the packet there, and only its
+            number is kept, in `tail_errno`.
 
         Raises
         ------
@@ -217,11 +226,15 @@ class Connection:
         if raw is None:
             raise DriverError(2006, "the connection is closed", -1)
         try:
+            self.tail_errno = 0
             _send(raw, text)
             results = _collect(raw, count, _store)
         except DriverError as failure:
             self.broken = failure.lost
-            raise
+            if failure.lost or needed is None or failure.index < needed:
+                raise
+            self.tail_errno = failure.errno
+            results = failure.results
         except BaseException:
             # An interrupt in the middle of a packet leaves results unread.
             self.broken = True

@@ -143,7 +143,12 @@ class BlockingRunner:
                 failure = None
                 try:
                     if type(request) is Send:
-                        answer = request.connection.run(request.text, request.count)
+                        connection = request.connection
+                        answer = (
+                            connection.run(request.text, request.count)
+                            if request.needed is None
+                            else connection.run(request.text, request.count, request.needed)
+                        )
                     elif type(request) is Acquire:
                         # Noted at once, so that an interrupt before the next step leaves nothing behind.
                         answer = session.connection = (

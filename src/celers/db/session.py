@@ -21,6 +21,7 @@ that the number of parts of a long operation does not matter, until the whole op
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Generator
@@ -47,6 +48,9 @@ RECONNECTS = 8
 SETTLE_SECS = 15.0
 RELEASE_SECS = 1.0
 QUERY_INTERRUPTED = 1317
+REFUSED_ERRNOS = frozenset({1095, 1227})
+"""A ring reached a consumer of another account, whom this one may not wake."""
+REPORT_EVERY_SECS = 600.0
 TOLD_ERRNOS = frozenset({1053, 1927, 3169, 4031})
 """The server itself says that it ends the session instead of running the statement."""
 
@@ -62,13 +66,27 @@ class Ring:
     statement : bytes
     placing : tuple of bytes
         How statements begin that make tasks claimable, or soon so.
+    report : bytes
+        Notes in the database that this account may not ring the queue's consumers.
     """
 
-    __slots__ = ("placing", "statement")
+    __slots__ = ("_report_at", "placing", "report", "statement")
 
-    def __init__(self, statement: bytes, placing: tuple[bytes, ...]) -> None:
+    def __init__(self, statement: bytes, placing: tuple[bytes, ...], report: bytes) -> None:
         self.statement = statement
         self.placing = placing
+        self.report = report
+        self._report_at = 0.0
+
+    def was_refused(self, connection: Any) -> bool:
+        """Did the server refuse this connection's ring, and is it time to say so again?"""
+        if connection.tail_errno not in REFUSED_ERRNOS:
+            return False
+        now = time.monotonic()
+        due = now >= self._report_at
+        if due:
+            self._report_at = now + REPORT_EVERY_SECS
+        return due
 
     def is_due(self, packet: Packet) -> bool:
         """Does this packet place tasks?"""
@@ -86,11 +104,15 @@ class Acquire:
 
 @dataclass(slots=True)
 class Send:
-    """Ask to send a packet of `count` statements; answered by the results or a `DriverError`."""
+    """Ask to send a packet of `count` statements; answered by the results or a `DriverError`.
+
+    Those behind the first `needed` may fail.
+    """
 
     connection: Any
     text: bytes
     count: int
+    needed: int | None = None
 
 
 @dataclass(slots=True)
@@ -222,7 +244,8 @@ def drive(
                     if session.connection is None:
                         session.connection = yield _ACQUIRE
                     session.in_flight = True
-                    results = yield Send(session.connection, text, count)
+                    needed = commit_at + 1 if 0 <= commit_at < count - 1 else None
+                    results = yield Send(session.connection, text, count, needed)
                 except DriverError as error:
                     session.in_flight = False
                     reason = error
@@ -236,6 +259,8 @@ def drive(
                     session.in_flight = False
                     session.in_transaction = commit_at < 0 and kind == "transaction"
                     session.places = rings and session.in_transaction
+                    if rings and ring is not None and commit_at >= 0 and ring.was_refused(session.connection):
+                        yield from _tell(session.connection, ring)
                     if packet is None:
                         return result
                     if commit_at >= 0 and not restarts:
@@ -311,6 +336,12 @@ def drive(
         # What it holds (a consumer slot) is free again now, and not when somebody lets go of the traceback.
         steps.close()
         failure = thrown = unsettled = None
+
+
+def _tell(connection: Any, ring: Ring) -> Generator[Request, Any, None]:
+    """Let idle consumers know that this account may not ring them, so that they poll."""
+    with contextlib.suppress(DriverError):
+        yield Send(connection, ring.report, 1)
 
 
 def _changes(packet: Packet) -> bool:

@@ -147,3 +147,10 @@ DELETE FROM celers_task_idempotency WHERE task_id IN (:ids)
 SELECT DISTINCT q.name
 FROM JSON_TABLE(@celers_due, '$[*]' COLUMNS (queue_id INT UNSIGNED PATH '$[3]')) due
 JOIN celers_queues q ON q.queue_id = due.queue_id
+
+-- name: next_upkeep
+-- Does this connection lead, and in how many microseconds may the first consumer count as dead, and is something due?
+SELECT IS_USED_LOCK(:lock) <=> CONNECTION_ID(),
+  (SELECT MIN(TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), heartbeat_at + INTERVAL lease_secs SECOND))
+   FROM celers_consumers),
+  (SELECT TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), MIN(due_at)) FROM celers_scheduled FORCE INDEX (PRIMARY))

@@ -26,6 +26,12 @@ UPDATE celers_workers
 SET last_heartbeat = UTC_TIMESTAMP(6), status = :status, task_count = :task_count, updated_at = UTC_TIMESTAMP(6)
 WHERE worker_no = :worker_no AND last_heartbeat IS NOT NULL
 
+-- name: beat_idle
+-- As beat, for a worker that is known to hold nothing. Unique key uq_workers_worker.
+UPDATE celers_workers
+SET last_heartbeat = UTC_TIMESTAMP(6), status = 'idle', task_count = 0, updated_at = UTC_TIMESTAMP(6)
+WHERE worker_id = :worker_id AND queue_id = :queue_id AND last_heartbeat IS NOT NULL
+
 -- name: unregister
 -- The number stays, because tasks refer to it.
 UPDATE celers_workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -13,8 +14,6 @@ __all__ = ["Intake", "unknown_delay"]
 AHEAD_SECS = 0.05
 FIRST_PAUSE_SECS = 0.05
 LONGEST_PAUSE_SECS = 1.0
-# So long a process that is sure to hear a ring does without a look.
-RESTING_SECS = 30.0
 _WEIGHT = 0.2
 
 
@@ -36,10 +35,10 @@ class Intake:
         self._pause = FIRST_PAUSE_SECS
         self._next_look = 0.0
         self._singly = False
-        self._claimed_at = 0.0
-        self._due_at: float | None = None
         self.resting: Callable[[], bool] = _never
         """Is a ring sure to be heard when there is work?"""
+        self.due_secs: Callable[[], float | None] = _nothing_due
+        """In how many seconds is something scheduled due, as far as known?"""
 
     @property
     def ahead(self) -> int:
@@ -64,8 +63,10 @@ class Intake:
 
     def wanted(self, have: int, now: float) -> int:
         """Return how many tasks to claim now when `have` run or wait; 0 for not now."""
-        if now < self._look_at():
-            return 0
+        return 0 if self.look_in(now) > 0 else self.room(have)
+
+    def room(self, have: int) -> int:
+        """Return how many tasks there is room for when `have` run or wait."""
         ahead = self.ahead
         # Half of what may wait is let go before the next claim, so that claims are not all of one task.
         if have > self._threads - 1 + ahead // 2:
@@ -79,14 +80,16 @@ class Intake:
         return self.ahead // 2
 
     def look_in(self, now: float) -> float:
-        """Return the seconds until the next look for tasks."""
-        return max(0.0, self._look_at() - now)
-
-    def _look_at(self) -> float:
-        if self._next_look == 0.0 or not self.resting():
-            return self._next_look
-        rest_until = self._claimed_at + RESTING_SECS
-        return rest_until if self._due_at is None else min(rest_until, self._due_at)
+        """Return the seconds until the next look for tasks; infinite while a ring is sure to come before it."""
+        if self._next_look == 0.0:
+            return 0.0
+        if not self.resting():
+            return max(0.0, self._next_look - now)
+        due = self.due_secs()
+        if due is None:
+            return math.inf
+        # What is due and did not come is locked by somebody: no need to hurry.
+        return due if due > 0 else max(0.0, self._next_look - now)
 
     def claimed(self, count: int, next_due_secs: float | None) -> None:
         """Note what a claim brought; after one without any the next look waits, longer each time up to 1 s."""
@@ -97,12 +100,9 @@ class Intake:
         self._singly = False
         # Idle workers that started together shall not look together.
         pause = self._pause * random.uniform(0.8, 1.0)
-        now = self._claimed_at = time.monotonic()
-        self._due_at = None
-        if next_due_secs is not None:
-            self._due_at = now + max(next_due_secs, 0.001)
+        if next_due_secs:
             pause = min(pause, max(next_due_secs, 0.001))
-        self._next_look = now + pause
+        self._next_look = time.monotonic() + pause
         self._pause = min(LONGEST_PAUSE_SECS, self._pause * 2)
 
     def woken(self) -> None:
@@ -117,6 +117,10 @@ class Intake:
 
 def _never() -> bool:
     return False
+
+
+def _nothing_due() -> float | None:
+    return None
 
 
 def unknown_delay(tries: int) -> float:

@@ -1,7 +1,7 @@
-"""What a worker's parent does in the database: it beats for its children, takes back what dead ones held, and
-keeps house for everybody when it holds the maintenance leadership.
+"""What a worker's parent does in the database: it beats for its children, takes back what dead ones held, and says
+that it is there.
 
-Each of the two jobs has a thread, so that a long promotion never delays a heartbeat.
+Each job has a thread, so that none delays a heartbeat.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from celers.errors import CelersError, WorkerNotFoundError
+from celers.heartbeat import IDLE_FACTOR
 from celers.model.enums import WorkerStatus
 from celers.model.task import BrokerMessage, SerializedTask
-from celers.wakeup import SLOTS
 from celers.worker.bell import Bell
 from celers.worker.board import Running
 from celers.worker.delivery import timed_out
+from celers.worker.leader import Leader
 from celers_fast.rows import make_receipt
 
 if TYPE_CHECKING:
     from celers.broker import MysqlBroker
-    from celers.heartbeat import Leadership
     from celers.worker.settings import WorkerSettings
 
 __all__ = ["Housekeeper", "Keeper", "Rescue"]
 
 log = logging.getLogger("celers.worker.keeper")
 
-LEAD_AGAIN_SECS = 5.0
+PRESENT_EVERY_SECS = 20.0
+"""An idle worker says so this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,22 @@ class Keeper(threading.Thread):
         Time between two heartbeats.
     numbers : callable
         Returns the consumers that live.
+    running : callable
+        Returns how many tasks run now.
     """
 
     def __init__(
-        self, brokers: Sequence[MysqlBroker], period_secs: float, numbers: Callable[[], Sequence[int]]
+        self,
+        brokers: Sequence[MysqlBroker],
+        period_secs: float,
+        numbers: Callable[[], Sequence[int]],
+        running: Callable[[], int],
     ) -> None:
         super().__init__(name="celers-keeper", daemon=True)
         self._brokers = brokers
         self._period = period_secs
         self._numbers = numbers
+        self._running = running
         self._rescues: deque[Rescue] = deque()
         self._bell = Bell()
         self._stopping = False
@@ -102,7 +110,8 @@ class Keeper(threading.Thread):
                 now = time.monotonic()
                 if now >= next_beat:
                     self._beat()
-                    next_beat = now + self._period
+                    # Who is idle loses nothing by being late, and a claim renews the heartbeat by itself.
+                    next_beat = now + self._period * (1.0 if self._running() else IDLE_FACTOR)
                 while self._rescues:
                     self._rescue(self._rescues[0])
                     self._rescues.popleft()
@@ -133,11 +142,6 @@ class Keeper(threading.Thread):
             )
             log.warning("task %s timed out after %d s: %s", task.task_id, task.timeout_secs, word)
         count = self._brokers[0].consumers.rescue(list(rescue.numbers), set(rescue.started))
-        # The dead process may be parked still: its slots, which the first rings reach, come free with them.
-        for broker in self._brokers:
-            for _ in range(SLOTS + 1):
-                if not broker.queue.ring():
-                    break
         if count:
             log.info(
                 "took back %d tasks of a dead process, %d of which it had started",
@@ -154,7 +158,7 @@ def _message(task: Running) -> BrokerMessage:
 
 
 class Housekeeper(threading.Thread):
-    """Says that this worker is there; recovers what dead workers held and promotes what is due, while it leads.
+    """Says that this worker is there, and leads the maintenance of the database when it can.
 
     Parameters
     ----------
@@ -172,59 +176,55 @@ class Housekeeper(threading.Thread):
         self._running = running
         self._period = min(2.0, settings.beat_secs)
         self._ended = threading.Event()
-        self._lead: Leadership | None = None
+        self._leader = Leader(brokers)
         self._registered = False
-        self._next_try = 0.0
+        self._shown: WorkerStatus | None = None
+        self._show_again = 0.0
 
     def finish(self, timeout: float) -> None:
         """End the thread and give the leadership up."""
         self._ended.set()
+        if self._leader.is_alive():
+            self._leader.finish(timeout)
         self.join(timeout)
 
     def run(self) -> None:
         """Keep house until `finish`."""
+        self._leader.start()
         complained = False
         while not self._ended.is_set():
             try:
                 self._show_presence()
-                self._keep_house()
                 complained = False
             except CelersError as error:
                 if not complained:
-                    log.warning("housekeeping failed and is tried again: %s", error)
+                    log.warning("this worker could not say that it is there and tries again: %s", error)
                 complained = True
             except Exception:
-                log.exception("unexpected error while keeping house; going on")
+                log.exception("unexpected error of the housekeeper; going on")
             self._ended.wait(self._period)
         with suppress(CelersError):
             for broker in self._brokers:
                 broker.workers.unregister(self._settings.name)
-        if self._lead is not None:
-            self._lead.release()
 
     def _show_presence(self) -> None:
         status = WorkerStatus.BUSY if self._running() else WorkerStatus.IDLE
-        name = self._settings.name
+        now = time.monotonic()
+        if status is self._shown is WorkerStatus.IDLE and now < self._show_again:
+            return
         for broker in self._brokers:
-            try:
-                if self._registered:
-                    broker.workers.update_heartbeat(name, status)
-                    continue
-            except WorkerNotFoundError:
-                pass
-            capabilities = {"processes": self._settings.processes, "threads": self._settings.threads}
-            broker.workers.register(name, status, capabilities)
+            if not (self._registered and self._beat(broker, status)):
+                capabilities = {"processes": self._settings.processes, "threads": self._settings.threads}
+                broker.workers.register(self._settings.name, status, capabilities)
         self._registered = True
+        self._shown, self._show_again = status, now + PRESENT_EVERY_SECS
 
-    def _keep_house(self) -> None:
-        if self._lead is not None and not self._lead.alive():
-            self._lead.release()
-            self._lead = None
-        if self._lead is None and time.monotonic() >= self._next_try:
-            self._next_try = time.monotonic() + LEAD_AGAIN_SECS
-            self._lead = self._brokers[0].try_lead()
-            if self._lead is not None:
-                log.info("this worker keeps house for the database now")
-        if self._lead is not None:
-            self._brokers[0].maintenance.rescue_dead()
-            self._brokers[0].maintenance.promote_due()
+    def _beat(self, broker: MysqlBroker, status: WorkerStatus) -> bool:
+        """Renew the registration; False when somebody has removed it."""
+        if status is WorkerStatus.IDLE:
+            return broker.workers.beat_idle(self._settings.name)
+        try:
+            broker.workers.update_heartbeat(self._settings.name, status)
+        except WorkerNotFoundError:
+            return False
+        return True

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celers import payload
+from celers.attendant import Attendant
 from celers.errors import CelersError
-from celers.wakeup import Attendant
 from celers.worker.bell import Bell
 from celers.worker.board import Board
 from celers.worker.delivery import Delivery, Failure, Outcome, timed_out
@@ -96,7 +96,9 @@ class ClaimLoop:
         self._stop_at: float | None = None
         self._winding_up = False
         self._attendant: Attendant | None = None
-        self._wake_up = all(broker.core.wake_up for broker in brokers)
+        self._wakes = 0
+        self._parked = False
+        self._wake_up = settings.wake_up and all(broker.core.wake_up for broker in brokers)
 
     # From other threads and signal handlers
 
@@ -109,6 +111,7 @@ class ClaimLoop:
 
     def wake(self) -> None:
         """Look for tasks at once: somebody knows that there are some."""
+        self._wakes += 1
         self._intake.woken()
         self._bell.ring()
 
@@ -190,7 +193,10 @@ class ClaimLoop:
             self._abandon(now)
         wanted = 0
         if stop_at is None and self._alone is None:
-            wanted = self._intake.wanted(self._have(), now)
+            have = self._have()
+            wanted = self._intake.wanted(have, now)
+            if self._parked and not wanted and not self._intake.room(have):
+                self._leave()  # a ring would be lost on this process
         if self._flush_is_due(now) and not (wanted and self._can_fuse(now)):
             self._settle()
             return 0.0
@@ -242,29 +248,34 @@ class ClaimLoop:
 
     def _claim(self, wanted: int) -> None:
         brought = 0
-        due: float | None = None
-        for index, broker in enumerate(self._brokers):
+        wakes = self._wakes
+        for index in range(len(self._brokers)):
             messages, mean = self._settler.cycle(index, wanted - brought, self._settings.name)
             if mean is not None:
                 self._intake.ran(mean)
             self._note_consumers()
             brought += len(messages)
             isolated = self._take([self._delivery(message, index) for message in messages])
-            next_due = broker.core.next_due_secs
-            if next_due is not None:
-                due = next_due if due is None else min(due, next_due)
             if messages:
                 self._intake.isolated(isolated)
             if isolated or brought >= wanted:
                 break
-        self._intake.claimed(brought, due)
+        self._intake.claimed(brought, self._due_secs())
         if brought:
             self._moved_at = time.monotonic()
             if self._attendant is not None:
                 self._attendant.leave()
+            self._parked = False
         else:
             self._park()
+            if self._wakes != wakes:
+                self._intake.woken()  # it was said while the claim was under way, which may have missed it
         self._all_well()
+
+    def _due_secs(self) -> float | None:
+        """Seconds until something scheduled is due in one of the queues, as far as known."""
+        known = [due for broker in self._brokers if (due := broker.core.next_due_secs) is not None]
+        return min(known, default=None)
 
     def _park(self) -> None:
         """Nothing is due: be woken by whoever brings work, as far as the server allows; poll until then."""
@@ -273,8 +284,16 @@ class ClaimLoop:
             self._attendant = Attendant(options, [broker.core for broker in self._brokers], self.wake)
             attendant = self._attendant
             self._intake.resting = lambda: attendant.resting
+            self._intake.due_secs = self._due_secs
         if self._attendant is not None:
             self._attendant.enter()
+            self._parked = True
+
+    def _leave(self) -> None:
+        """Nothing can be taken any more: whoever rings, or has rung, shall reach another process."""
+        self._parked = False
+        if self._attendant is not None:
+            self._attendant.decline()
 
     def _delivery(self, message: object, index: int) -> Delivery:
         from celers.model.task import BrokerMessage
@@ -366,6 +385,7 @@ class ClaimLoop:
 
     def _begin_to_stop(self) -> None:
         self._winding_up = True
+        self._leave()
         waiting = self._threads.take_back() + self._coroutines.take_back()
         if self._alone is not None and not self._alone_started:
             waiting.append(self._alone)

@@ -56,6 +56,8 @@ class WorkerSettings(Record):
         Noted with the tasks that the worker runs; host and process id by default.
     log_level : str or None
         Level of the child processes' log on standard error; None sets up none.
+    wake_up : bool
+        Let producers wake idle processes; False looks for tasks up to once a second instead.
     """
 
     queues: tuple[str, ...]
@@ -68,6 +70,7 @@ class WorkerSettings(Record):
     accept: tuple[str, ...] | None = None
     name: str = field(default_factory=_name)
     log_level: str | None = None
+    wake_up: bool = True
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -85,6 +88,7 @@ class WorkerSettings(Record):
         put(self, "grace_secs", validate.duration(self.grace_secs, "grace"))
         validate.integer(self.batch, "batch", 1, 10_000)
         validate.name(self.name, "name")
+        validate.boolean(self.wake_up, "wake_up")
         if self.accept is not None:
             for form in self.accept:
                 if form not in FORMATS:

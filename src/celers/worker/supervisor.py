@@ -80,7 +80,7 @@ class Supervisor:
         self._places = [_Place(index) for index in range(settings.processes)]
         self._bell = Bell()
         self._stop_asked = 0
-        self._keeper = Keeper(brokers, settings.beat_secs, self._living_consumers)
+        self._keeper = Keeper(brokers, settings.beat_secs, self._living_consumers, self._count_running)
         self._housekeeper = Housekeeper(brokers, settings, self._count_running)
 
     def stop(self) -> None:

@@ -54,6 +54,8 @@ class Worker:
         Noted with the tasks that run here; host and process id by default.
     log_level : str, optional
         Level of the child processes' log on standard error.
+    wake_up : bool
+        Let producers wake idle processes; False looks for tasks up to once a second instead.
 
     Notes
     -----
@@ -76,6 +78,7 @@ class Worker:
         app_path: str | None = None,
         name: str | None = None,
         log_level: str | None = None,
+        wake_up: bool = True,
     ) -> None:
         self.app = app
         self.app_path = app_path
@@ -90,6 +93,7 @@ class Worker:
             batch=batch,
             accept=None if accept is None else tuple(accept),
             log_level=log_level,
+            wake_up=wake_up,
             **names,
         )
         if processes and not app_path:
