@@ -62,6 +62,8 @@ class App:
         Limits of the connection pool.
     compress_payloads : bool
         Store arguments compressed.
+    record_history : bool
+        Write a row for each change of a task's state, by producers and workers; see `MysqlBroker`.
     wake_up : bool
         Wake idle workers when tasks are enqueued; see `MysqlBroker`. False on the side of the producers alone makes
         workers find tasks up to half a minute late: switch it off for both.
@@ -83,6 +85,7 @@ class App:
         table_prefix: str = "celers_",
         pool_config: PoolConfig | None = None,
         compress_payloads: bool = False,
+        record_history: bool = False,
         wake_up: bool = True,
     ) -> None:
         if url is not None:
@@ -97,6 +100,7 @@ class App:
         self.broker_options: Mapping[str, Any] = MappingProxyType(
             {"table_prefix": validate.table_prefix(table_prefix), "pool_config": pool_config}
             | ({"compress_payloads": True} if compress_payloads else {})
+            | ({"record_history": True} if validate.boolean(record_history, "record_history") else {})
             | ({} if validate.boolean(wake_up, "wake_up") else {"wake_up": False})
         )
         self._tasks: dict[str, Task[..., Any]] = {}

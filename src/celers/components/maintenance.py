@@ -8,7 +8,14 @@ from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
 from celers.components.consumers import recover_locked, rescue_consumers
-from celers.components.deleting import archive_some, delete_history, purge_picked, purge_where
+from celers.components.deleting import (
+    archive_some,
+    delete_history,
+    delete_letters,
+    delete_results,
+    purge_picked,
+    purge_where,
+)
 from celers.components.inspection import task_state
 from celers.components.parts import found_out, parts
 from celers.components.settling import Locked, Tally, certain, last_packet, lock_by_seq
@@ -24,6 +31,8 @@ logger = logging.getLogger("celers.maintenance")
 RECOVER_CHUNK = 1000
 PROMOTE_CHUNK = 1000
 PURGE_CHUNK = 1000
+STEP_CHUNK = 500
+STEP_STRETCH = 2000
 SETTLED_OR_PENDING = [state for state in DbTaskState if state is not DbTaskState.PROCESSING]
 ERROR_KEPT = 16_000
 """Characters of an older error text that stay before a note; four bytes each at most."""
@@ -237,6 +246,44 @@ class Maintenance(Component[M]):
             0 or more.
         """
         return (yield from delete_history(self, validate.age(older_than, "older_than"), PURGE_CHUNK))
+
+    # One step of what workers do by themselves: one small transaction, so that nobody waits for it
+
+    @operation()
+    def archive_step(self, older_than: Duration, after: int = 0) -> Steps[tuple[int, int | None]]:
+        """Carry out one step of `archive_finished`: at most 500 tasks of the next 2000 are deleted.
+
+        Parameters
+        ----------
+        older_than : timedelta, int or float
+            0 or more.
+        after : int
+            Where the step before has ended; 0 at first.
+
+        Returns
+        -------
+        tuple of (int, int or None)
+            How many were deleted, and where the next step begins. None at the end, which is where all tasks are
+            younger than the period.
+        """
+        age = validate.age(older_than, "older_than")
+        place = validate.integer(after, "after", 0)
+        return (yield from archive_some(self, age, place, chunk=STEP_CHUNK, stretch=STEP_STRETCH))
+
+    @operation()
+    def results_step(self, older_than: Duration) -> Steps[int]:
+        """Delete at most 500 results that were completed longer ago than a duration; return how many."""
+        return (yield from delete_results(self, validate.age(older_than, "older_than"), STEP_CHUNK, once=True))
+
+    @operation()
+    def dead_letters_step(self, older_than: Duration) -> Steps[int]:
+        """Delete at most 500 dead letters older than a duration; return how many."""
+        return (yield from delete_letters(self, validate.age(older_than, "older_than"), STEP_CHUNK, once=True))
+
+    @operation()
+    def history_step(self, older_than: Duration) -> Steps[int]:
+        """Delete at most 500 history rows older than a duration; return how many."""
+        return (yield from delete_history(self, validate.age(older_than, "older_than"), STEP_CHUNK, once=True))
 
     def _purge(self, picked: list[tuple[bytes | None, ...]]) -> Steps[int]:
         return (yield from purge_picked(self, picked))

@@ -176,7 +176,7 @@ class Housekeeper(threading.Thread):
         self._running = running
         self._period = min(2.0, settings.beat_secs)
         self._ended = threading.Event()
-        self._leader = Leader(brokers)
+        self._leader = Leader(brokers, settings.upkeep)
         self._registered = False
         self._shown: WorkerStatus | None = None
         self._show_again = 0.0

@@ -17,6 +17,7 @@ from celers import rows as read
 from celers.db.driver import Connection, DriverError, connect
 from celers.errors import CelersError
 from celers.heartbeat import leader_lock
+from celers.worker.upkeep import Retention, Upkeep
 
 if TYPE_CHECKING:
     from celers.broker import MysqlBroker
@@ -40,12 +41,15 @@ class Leader(threading.Thread):
     ----------
     brokers : sequence of MysqlBroker
         One for each queue of the worker; the first one is used.
+    upkeep : Upkeep
+        What to delete and take back besides.
     """
 
-    def __init__(self, brokers: Sequence[MysqlBroker]) -> None:
+    def __init__(self, brokers: Sequence[MysqlBroker], upkeep: Upkeep) -> None:
         super().__init__(name="celers-leader", daemon=True)
         self._broker = brokers[0]
         self._ended = threading.Event()
+        self._retention = Retention(brokers[0], upkeep, self._ended.wait)
         self._connection: Connection | None = None
         self._complained = False
 
@@ -99,5 +103,6 @@ class Leader(threading.Thread):
                 if left <= 0:
                     self._broker.maintenance.promote_due()
                 pause = max(left, SHORTEST_LOOK_SECS)
+            pause = min(pause, max(self._retention.work(), 0.01))
             self._complained = False
             self._ended.wait(pause)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from celers import validate
 from celers.errors import ValidationError
 from celers.model.base import Record
 from celers.payload import FORMATS
+from celers.worker.upkeep import Upkeep
 
 __all__ = ["WorkerSettings", "usable_processors"]
 
@@ -56,6 +57,8 @@ class WorkerSettings(Record):
         Noted with the tasks that the worker runs; host and process id by default.
     log_level : str or None
         Level of the child processes' log on standard error; None sets up none.
+    upkeep : Upkeep
+        What to delete and take back when this worker leads the maintenance.
     wake_up : bool
         Let producers wake idle processes; False looks for tasks up to once a second instead.
     """
@@ -70,6 +73,7 @@ class WorkerSettings(Record):
     accept: tuple[str, ...] | None = None
     name: str = field(default_factory=_name)
     log_level: str | None = None
+    upkeep: Upkeep = field(default_factory=Upkeep)
     wake_up: bool = True
 
     def __post_init__(self) -> None:
@@ -88,6 +92,11 @@ class WorkerSettings(Record):
         put(self, "grace_secs", validate.duration(self.grace_secs, "grace"))
         validate.integer(self.batch, "batch", 1, 10_000)
         validate.name(self.name, "name")
+        upkeep: object = self.upkeep
+        if isinstance(upkeep, Mapping):  # as `to_dict` writes it, for the child processes
+            put(self, "upkeep", Upkeep(**upkeep))
+        elif not isinstance(upkeep, Upkeep):
+            raise ValidationError(f"upkeep must be an Upkeep, not {validate.shown(upkeep)}", parameter="upkeep")
         validate.boolean(self.wake_up, "wake_up")
         if self.accept is not None:
             for form in self.accept:

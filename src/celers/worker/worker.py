@@ -14,6 +14,7 @@ from celers.db.url import parse_url
 from celers.errors import ConfigurationError
 from celers.model.base import Duration
 from celers.worker.settings import WorkerSettings
+from celers.worker.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from celers.app import App
@@ -54,6 +55,8 @@ class Worker:
         Noted with the tasks that run here; host and process id by default.
     log_level : str, optional
         Level of the child processes' log on standard error.
+    upkeep : Upkeep, optional
+        What to delete and take back in all queues when this worker leads the maintenance; nothing by default.
     wake_up : bool
         Let producers wake idle processes; False looks for tasks up to once a second instead.
 
@@ -78,6 +81,7 @@ class Worker:
         app_path: str | None = None,
         name: str | None = None,
         log_level: str | None = None,
+        upkeep: Upkeep | None = None,
         wake_up: bool = True,
     ) -> None:
         self.app = app
@@ -93,6 +97,7 @@ class Worker:
             batch=batch,
             accept=None if accept is None else tuple(accept),
             log_level=log_level,
+            upkeep=Upkeep() if upkeep is None else upkeep,
             wake_up=wake_up,
             **names,
         )
