@@ -10,9 +10,10 @@ from datetime import timedelta
 import pytest
 
 from celers import SerializedTask, ValidationError
-from celers.cli.worker import period
+from celers.cli.upkeep import period
 from celers.components.consumer import Completion
 from celers.worker.upkeep import Retention, Upkeep
+from tests.acceptance.test_cli import celers, printed  # noqa: F401 - the fixture
 from tests.fixtures.waiting import until
 from tests.fixtures.workers import workers
 
@@ -121,7 +122,7 @@ def test_one_worker_leads_and_another_takes_over(make_sync, database_url, tmp_pa
         until(lambda: leads in other.log())
         until(lambda: broker.get_statistics().completed == 0)
         assert broker.get_task(old[0]) is None
-        assert "finished tasks deleted" in other.log()
+        until(lambda: "finished tasks deleted" in other.log())
         assert other.stop() == 0
 
 
@@ -134,3 +135,20 @@ def test_periods_are_written_with_a_unit(text, secs):
 def test_other_periods_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="period"):
         period(text)
+
+
+@pytest.mark.spec("MAINT-04")
+def test_upkeep_by_hand(celers, make_sync, database_url):  # noqa: F811
+    broker = make_sync()
+    finish(broker, 5)
+    url = {"CELERS_URL": database_url}
+    asked = celers("db", "maintain", "--keep-finished", "0s", **url)
+    assert asked.returncode != 0
+    assert "--yes" in asked.stderr
+    assert broker.get_statistics().completed == 5
+    harmless = celers("db", "maintain", **url)
+    assert harmless.returncode == 0, harmless.stderr
+    assert broker.get_statistics().completed == 5
+    found = printed(celers("db", "maintain", "--keep-finished", "0s", "--yes", "--json", **url))
+    assert {"queue": "default", "what": "finished tasks deleted", "count": 5} in found
+    assert broker.get_statistics().completed == 0

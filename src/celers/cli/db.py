@@ -14,6 +14,7 @@ from celers.cli import codes
 from celers.cli.ask import add_queue, describe, one_line
 from celers.cli.output import print_json, print_table
 from celers.cli.target import find_app, open_broker, resolve
+from celers.cli.upkeep import add_maintain, maintain
 
 if TYPE_CHECKING:
     from celers.broker import MysqlBroker
@@ -238,5 +239,6 @@ ACTIONS: Final[dict[str, Action]] = {
     "slow": Action("the statements that take longest, as the server has measured", _add_slow, _slow),
     "optimize": Action("rebuild the tables, which gives freed space back", _nothing, _optimize),
     "analyze": Action("renew the statistics from which the server makes its plans", _nothing, _analyze),
+    "maintain": Action("take back and promote what is due, and delete what is old", add_maintain, maintain),
     "health": Action("can a broker work with it now?", add_queue, _health),
 }

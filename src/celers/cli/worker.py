@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from celers.cli import target
+from celers.cli.upkeep import add_rules, rules
 from celers.errors import ConfigurationError
 from celers.payload import FORMATS
 from celers.worker.settings import usable_processors
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     # The class is generic for type checkers only.
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -98,21 +98,7 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
         "One worker of a database does this for all its queues; give all workers the same. Nothing is deleted unless"
         " asked for. Periods: 90s, 15m, 12h, 7d or seconds.",
     )
-    for name, what in (
-        ("finished", "completed, failed and cancelled tasks"),
-        ("results", "results"),
-        ("dead-letters", "dead letters"),
-        ("history", "history rows"),
-    ):
-        keeping.add_argument(
-            f"--keep-{name}", type=period, metavar="PERIOD", help=f"delete {what} that ended longer ago"
-        )
-    keeping.add_argument(
-        "--overdue-after",
-        type=period,
-        metavar="PERIOD",
-        help="take back tasks in processing for longer than their own time limit, or than this when they have none",
-    )
+    add_rules(keeping)
     parser.add_argument("--name", help="name of this worker (default: host and process id)")
     parser.add_argument(
         "--log-level", choices=LEVELS, default="info", help="what to log on standard error (default: %(default)s)"
@@ -126,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
     # Only now: the parser alone shall be quick.
     from celers.worker import Worker
     from celers.worker.child import LOG_FORMAT
-    from celers.worker.upkeep import Upkeep
 
     logging.basicConfig(level=args.log_level.upper(), format=LOG_FORMAT)
     app = target.find_app(args)
@@ -145,13 +130,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         app_path=args.app or os.environ["CELERS_APP"].strip(),
         log_level=args.log_level,
-        upkeep=Upkeep(
-            keep_finished=args.keep_finished,
-            keep_results=args.keep_results,
-            keep_dead_letters=args.keep_dead_letters,
-            keep_history=args.keep_history,
-            overdue_after=args.overdue_after,
-        ),
+        upkeep=rules(args),
         wake_up=args.wake_up,
         **{name: value for name, value in options.items() if value is not None},
     )
@@ -160,14 +139,3 @@ def run(args: argparse.Namespace) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
-
-
-def period(text: str) -> float:
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
-    try:
-        value = float(number) * _UNITS[unit]
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"a period like 90s, 15m, 12h or 7d is needed, not {text!r}")
-    return value

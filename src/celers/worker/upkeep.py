@@ -19,7 +19,7 @@ from celers.model.base import Duration, Record
 if TYPE_CHECKING:
     from celers.broker import MysqlBroker
 
-__all__ = ["Retention", "Upkeep"]
+__all__ = ["Retention", "Upkeep", "upkeep_steps"]
 
 log = logging.getLogger("celers.worker.upkeep")
 
@@ -112,24 +112,38 @@ class Retention:
 
     def _steps(self) -> Iterator[int]:
         """One round: each value is the number of rows of one step."""
-        for name in self._broker.queue.names():
-            done: dict[str, int] = {}
-            for what, count in self._of_queue(self._broker.for_queue(name)):
-                done[what] = done.get(what, 0) + count
-                yield count
-            for what, count in done.items():
-                if count:
-                    log.info("upkeep of queue %s: %d %s", name, count, what)
+        done: dict[tuple[str, str], int] = {}
+        for queue, what, count in upkeep_steps(self._broker, self._rules):
+            done[queue, what] = done.get((queue, what), 0) + count
+            yield count
+        for (queue, what), count in done.items():
+            if count:
+                log.info("upkeep of queue %s: %s: %d", queue, what, count)
 
-    def _of_queue(self, broker: MysqlBroker) -> Iterator[tuple[str, int]]:
-        rules, maintenance = self._rules, broker.maintenance
+
+def upkeep_steps(broker: MysqlBroker, rules: Upkeep) -> Iterator[tuple[str, str, int]]:
+    """Apply the rules to all queues of a database once; each value says what one small transaction did.
+
+    Parameters
+    ----------
+    broker : MysqlBroker
+        Of any queue of the database.
+    rules : Upkeep
+
+    Returns
+    -------
+    iterator of (str, str, int)
+        Queue, what was done, and to how many rows.
+    """
+    for queue in broker.queue.names():
+        maintenance = broker.for_queue(queue).maintenance
         if rules.overdue_after is not None:
-            yield "overdue tasks taken back", maintenance.recover_timed_out(rules.overdue_after)
+            yield queue, "overdue tasks taken back", maintenance.recover_timed_out(rules.overdue_after)
         if rules.keep_finished is not None:
             after: int | None = 0
             while after is not None:
                 count, after = maintenance.archive_step(rules.keep_finished, after)
-                yield "finished tasks deleted", count
+                yield queue, "finished tasks deleted", count
         for what, period, step in (
             ("results deleted", rules.keep_results, maintenance.results_step),
             ("dead letters deleted", rules.keep_dead_letters, maintenance.dead_letters_step),
@@ -137,6 +151,6 @@ class Retention:
         ):
             while period is not None:
                 count = step(period)
-                yield what, count
+                yield queue, what, count
                 if not count:
                     break
