@@ -285,3 +285,13 @@ def test_every_table_is_rebuilt_and_analysed(broker, tables):
 def test_without_tables_there_is_nothing_to_rebuild(make_broker, empty_database_url):
     broker = make_broker(url=empty_database_url)
     assert broker.vacuum_analyze() == 0
+
+
+@pytest.mark.spec("OPS-04")
+def test_the_rest_of_the_toolkit_is_at_hand(broker):
+    fill(broker, 1, max_retries=0)
+    message = broker.dequeue()
+    broker.reject(message.task_id, message.receipt_handle)
+    assert broker.replay_dlq_batch(None, 0, 10) == 1
+    assert broker.check_connection_health() is True
+    assert isinstance(broker.profile_query_performance(0, 10), list)
