@@ -26,6 +26,7 @@ from celers.components.consumers import Consumers
 from celers.components.database import Database
 from celers.components.dlq import DeadLetters
 from celers.components.health import Health
+from celers.components.loads import Loads
 from celers.components.maintenance import Maintenance
 from celers.components.migrations import Migrations
 from celers.components.producer import Producer
@@ -172,6 +173,11 @@ class AsyncMysqlBroker(FlatNames[Async]):
     def maintenance(self) -> Maintenance[Async]:
         """Upkeep."""
         return Maintenance(self.core, self._runner)
+
+    @cached_property
+    def loads(self) -> Loads[Async]:
+        """Tasks for load tests."""
+        return Loads(self.core, self._runner)
 
     @cached_property
     def transfer(self) -> Transfer[Async]:

@@ -12,6 +12,7 @@ from celers.components.consumer import Consumer
 from celers.components.database import Database
 from celers.components.dlq import DeadLetters
 from celers.components.health import Health
+from celers.components.loads import Loads
 from celers.components.maintenance import Maintenance
 from celers.components.migrations import Migrations
 from celers.components.producer import Producer
@@ -161,6 +162,10 @@ class FlatNames(Flat[M]):
     get_slow_queries = flat(Database.slow_queries)
     profile_query_performance = flat(Database.profile)
     get_server_variables = flat(Database.variables)
+
+    # loads: tasks for load tests
+    generate_load = flat(Loads.generate)
+    delete_load = flat(Loads.delete)
 
     # migrations: the version of the schema
     migrate = flat(Migrations.migrate)

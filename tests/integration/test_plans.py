@@ -26,7 +26,7 @@ from tests.fixtures.crowd import MANY, READY, raw_connection
 
 SQL = Statements("celers_")
 TOPICS = [
-    *("analytics", "consumer", "dlq", "health", "history", "inspection", "limits", "maintenance", "producer"),
+    *("analytics", "consumer", "dlq", "health", "history", "inspection", "limits", "loads", "maintenance", "producer"),
     *("queues", "results", "settle", "tasks", "transfer", "wakeup", "workers"),
 ]
 STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic)]
@@ -129,6 +129,7 @@ WALKS = {
     ("maintenance", "walk_pick"),
     ("maintenance", "due_keys"),
     ("transfer", "export_tasks"),
+    ("loads", "pick"),
 }
 # Sorts rows that it has found by key already: a page, the contents of leases.
 SORTS = {

@@ -33,6 +33,7 @@ COMMANDS = {
     "enqueue": "enqueue a task by name",
     "export": "write the tasks of a queue to a file",
     "import": "read tasks from a file into a queue",
+    "load": "make tasks for a load test, delete them again",
     "migrate": "make or upgrade the tables, list or verify them",
     "queue": "queues and their numbers; pause and drain them, delete their tasks",
     "results": "look at the results of tasks, delete them",

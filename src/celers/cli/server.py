@@ -50,7 +50,13 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
                 help="end after this time without connections (default: 1800)",
             )
         if name == "stop":
-            action.add_argument("--timeout", type=_seconds, default=90.0, metavar="SECONDS")
+            action.add_argument(
+                "--timeout",
+                type=_seconds,
+                default=90.0,
+                metavar="SECONDS",
+                help="how long to wait for its end (default: 90)",
+            )
     parser.set_defaults(run=run)
     return parser
 
