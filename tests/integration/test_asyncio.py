@@ -23,7 +23,7 @@ from celers import (
     SerializedTask,
     TaskResultStatus,
 )
-from celers.db import aio
+from celers.db import aiopool, lines
 from celers.db.driver import Connection
 from tests.fixtures.waiting import until
 
@@ -209,7 +209,7 @@ def test_a_claim_cancelled_before_its_second_packet_left_gives_the_first_back(da
         async with AsyncMysqlBroker(database_url) as broker:
             await broker.enqueue_batch([new("a") for _ in range(150)])
             call = asyncio.create_task(broker.dequeue_batch(150))
-            original = aio.ThreadConnection.send
+            original = lines.ThreadConnection.send
             sent = []
 
             def send(connection, text, count, needed=None):
@@ -221,15 +221,15 @@ def test_a_claim_cancelled_before_its_second_packet_left_gives_the_first_back(da
                 return job
 
             # The thread is slow to take the second packet.
-            monkeypatch.setattr(aio.ThreadConnection, "send", send)
-            take = aio._Job.take
+            monkeypatch.setattr(lines.ThreadConnection, "send", send)
+            take = lines.Job.take
 
             def slow(job):
                 if threading.current_thread().name == "celers-connection" and len(sent) == 2:
                     time.sleep(0.05)
                 return take(job)
 
-            monkeypatch.setattr(aio._Job, "take", slow)
+            monkeypatch.setattr(lines.Job, "take", slow)
             with pytest.raises(asyncio.CancelledError):
                 await call
             await settled(broker)
@@ -529,7 +529,7 @@ def test_closing_refuses_those_who_wait_for_a_connection(database_url):
 
 @pytest.mark.spec("CONF-04")
 def test_closing_breaks_a_socket_that_keeps_its_thread(database_url, monkeypatch):
-    monkeypatch.setattr(aio, "CLOSE_SECS", 0.2)
+    monkeypatch.setattr(aiopool, "CLOSE_SECS", 0.2)
 
     async def main():
         broker = AsyncMysqlBroker(database_url)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celers.components.base import Component
-from celers.db.aio import AsyncPool
+from celers.db.aiopool import AsyncPool
 from celers.db.driver import DriverError, map_error
 from celers.db.pool import Counters, Pool
 from celers.errors import BrokerConnectionError, BrokerError
