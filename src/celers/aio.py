@@ -13,6 +13,7 @@ from celers import validate
 from celers.broker import (
     LONGEST_POLL_SECS,
     MAX_PAYLOAD_BYTES,
+    adopt,
     check_pool_config,
     core_for_queue,
     make_core,
@@ -42,6 +43,7 @@ from celers.db.url import parse_url
 from celers.errors import CelersError
 from celers.flat import FlatNames
 from celers.heartbeat import Heartbeat
+from celers.leading import AsyncLeadership, try_lead_async
 from celers.model.base import Duration
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
 from celers.model.task import BrokerMessage
@@ -102,6 +104,7 @@ class AsyncMysqlBroker(FlatNames[Async]):
         self._beats = beats
         self._owns_pool = owns_pool
         self._closed = False
+        self._children: set[AsyncMysqlBroker] = set()
         self._room: WaitingRoom | None = None
         self._rung: set[asyncio.Event] = set()
         self._runner = AsyncRunner(core, pool)
@@ -114,6 +117,7 @@ class AsyncMysqlBroker(FlatNames[Async]):
         core = core_for_queue(self.core, queue_name)
         other = AsyncMysqlBroker.__new__(AsyncMysqlBroker)
         other._bind(core, self._pool, self._beats, owns_pool=False)  # noqa: SLF001 - of the same class
+        adopt(other, self._children)
         return other
 
     async def open(self) -> Self:
@@ -220,6 +224,13 @@ class AsyncMysqlBroker(FlatNames[Async]):
         """Make an asynchronous context manager that groups the enqueues of coroutines; see `MysqlBroker.buffer`."""
         return AsyncBuffer(self.producer, max_delay=max_delay, max_items=max_items)
 
+    async def try_lead(self) -> AsyncLeadership | None:
+        """Become the maintenance leader of the database; None while another process is.
+
+        The leadership has a connection of its own, outside the pool, on a thread of its own.
+        """
+        return await try_lead_async(self._pool.options, self.core.prefix)
+
     async def ring(self, *queues: str) -> None:
         """Wake an idle consumer of each queue; see `MysqlBroker.ring`."""
         for name in queues or (self.queue_name,):
@@ -283,7 +294,8 @@ class AsyncMysqlBroker(FlatNames[Async]):
     async def close(self) -> None:
         """Close all connections; closing twice is harmless. Later calls raise `BrokerError`.
 
-        Operations under way are waited for, up to 5 s. A broker made by `for_queue` leaves the shared connections open.
+        Operations under way are waited for, up to 5 s. A broker made by `for_queue` leaves the shared connections open;
+        it is closed with the broker that it came from.
         """
         if self._closed:
             return
@@ -294,8 +306,11 @@ class AsyncMysqlBroker(FlatNames[Async]):
             closing.start()
             while closing.is_alive():
                 await asyncio.sleep(0.002)
+        self._children.discard(self)
         if self._owns_pool:
             await self._pool.finish()
+            for child in list(self._children):
+                await child.close()
         try:
             if not self._pool.closed and self.core.slots.numbers():
                 await self.consumers.end()

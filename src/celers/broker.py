@@ -104,6 +104,20 @@ def core_for_queue(mine: Core, queue_name: str) -> Core:
     return core
 
 
+def adopt(child: Any, family: set[Any]) -> None:
+    """Have a broker of another queue closed with the one that it came from, once it has a consumer."""
+    child._children = family  # noqa: SLF001 - of the same class
+    slots = child.core.slots
+    beat = slots.on_open
+
+    def opened() -> None:
+        family.add(child)
+        if beat is not None:
+            beat()
+
+    slots.on_open = opened
+
+
 def check_pool_config(pool_config: PoolConfig | None) -> PoolConfig:
     """Return the pool's limits, the defaults for None."""
     if pool_config is not None and not isinstance(pool_config, PoolConfig):
@@ -194,6 +208,7 @@ class MysqlBroker(FlatNames[Sync]):
         self._beats = beats
         self._owns_pool = owns_pool
         self._closed = False
+        self._children: set[MysqlBroker] = set()
         self._room: WaitingRoom | None = None
         self._runner = BlockingRunner(core, pool)
         if beats is not None:
@@ -225,6 +240,7 @@ class MysqlBroker(FlatNames[Sync]):
         core = core_for_queue(self.core, queue_name)
         other = MysqlBroker.__new__(MysqlBroker)
         other._bind(core, self._pool, self._beats, owns_pool=False)  # noqa: SLF001 - of the same class
+        adopt(other, self._children)
         return other
 
     # Components
@@ -433,11 +449,15 @@ class MysqlBroker(FlatNames[Sync]):
     def close(self) -> None:
         """Close all connections; closing twice is harmless. Later calls raise `BrokerError`.
 
-        A broker made by `for_queue` leaves the shared connections open.
+        A broker made by `for_queue` leaves the shared connections open; it is closed with the broker that it came from.
         """
         if self._closed:
             return
         self._closed = True
+        self._children.discard(self)
+        if self._owns_pool:
+            for child in list(self._children):
+                child.close()
         if self._room is not None:
             self._room.close()
         try:

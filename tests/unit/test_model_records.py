@@ -289,7 +289,6 @@ class TestPoolConfig:
             ("max_connections", 0),
             ("max_connections", 1.0),
             ("max_connections", True),
-            ("max_connections", 1),
             ("min_connections", -1),
             ("min_connections", 21),
             ("acquire_timeout_secs", 0),

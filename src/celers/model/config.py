@@ -13,6 +13,13 @@ from celers.model.base import Record
 __all__ = ["CircuitBreakerConfig", "IdempotencyConfig", "PoolConfig"]
 
 
+class _Default(int):
+    """A default that can be told from the same number given by the caller."""
+
+
+_TWO = _Default(2)
+
+
 @dataclass(frozen=True, slots=True)
 class PoolConfig(Record):
     """Limits of the connection pool.
@@ -22,7 +29,7 @@ class PoolConfig(Record):
     max_connections : int
         Never more are open at once; at least 1.
     min_connections : int
-        So many are kept open; 0 to `max_connections`.
+        So many are kept open; 0 to `max_connections`. By default 2, or 1 when no more are allowed.
     acquire_timeout_secs : float
         Seconds to wait for a free connection; above 0.
     max_lifetime_secs : float or None
@@ -32,7 +39,7 @@ class PoolConfig(Record):
     """
 
     max_connections: int = 20
-    min_connections: int = 2
+    min_connections: int = _TWO
     acquire_timeout_secs: float = 5.0
     max_lifetime_secs: float | None = 1800.0
     idle_timeout_secs: float | None = 600.0
@@ -40,6 +47,8 @@ class PoolConfig(Record):
     def __post_init__(self) -> None:
         """Check the values and turn durations into seconds."""
         validate.integer(self.max_connections, "max_connections", 1)
+        if self.min_connections is _TWO:
+            object.__setattr__(self, "min_connections", min(2, self.max_connections))
         validate.integer(self.min_connections, "min_connections", 0, self.max_connections)
         for name in ("acquire_timeout_secs", "max_lifetime_secs", "idle_timeout_secs"):
             value: object = getattr(self, name)
