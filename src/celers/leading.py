@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from celers.db.aio import ThreadConnection
+from celers.db.lines import ThreadConnection
 from celers.heartbeat import Leadership, try_lead
 
 if TYPE_CHECKING:
