@@ -173,7 +173,7 @@ def plan_of(*, quick: bool, scale: float = 1.0, rounds: int | None = None) -> Pl
     batch = {"count": size(20_000, 100_000, 1000), "smallest": 1000, "step": 1000}
     drain = {"count": size(20_000, 100_000, 1000), "smallest": 150}
     slow = {"count": size(2000, 10_000)}
-    network = {"count": size(8000, 40_000, 600)}
+    network = {"count": size(8000, 40_000, 600), "batch": 100}
     ours = ("celers",)
     both = ("celers", "floor")
     everybody = ("celers", "floor", "peers")

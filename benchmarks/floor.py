@@ -348,7 +348,7 @@ class FloorDriver(Driver):
     def work(self, tally: Tally) -> None:
         """Run tasks by the fused cycle, or classically."""
         options = self.config["options"]
-        size = options.get("batch", 100)
+        size = options.get("batch", 500)  # as a worker of celers does
         floor = Floor(self.config)
         floor.open()
         mark = tally.mark

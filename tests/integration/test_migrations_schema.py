@@ -305,8 +305,8 @@ def test_move_to_dlq_cancels_what_waits_for_the_task(prompt) -> None:
     # Left are the ready rows of `other` and of `done`, which this test completed by hand.
     assert prompt.waiting() == {"ready": 2, "scheduled": 0, "blocked": 0}
     assert prompt.run(
-        "SELECT COUNT(*), MIN(INSTR(error_message, %s)) > 0, COUNT(NULLIF(completed_at, '1970-01-01')) FROM celers_tasks WHERE"
-        " state='cancelled'",
+        "SELECT COUNT(*), MIN(INSTR(error_message, %s)) > 0, COUNT(NULLIF(completed_at, '1970-01-01'))"
+        " FROM celers_tasks WHERE state='cancelled'",
         task,
     ) == [(3, 1, 3)]
     assert prompt.run("SELECT completed, failed, cancelled FROM celers_queue_totals") == [(0, -1, 3)]

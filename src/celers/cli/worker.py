@@ -79,7 +79,7 @@ def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:
         help="time for running tasks after the first signal; then they are given back (default: %(default)s)",
     )
     parser.add_argument(
-        "--batch", type=int, default=100, metavar="N", help="most tasks to claim at once (default: %(default)s)"
+        "--batch", type=int, default=500, metavar="N", help="most quick tasks to claim at once (default: %(default)s)"
     )
     parser.add_argument(
         "--accept",

@@ -50,7 +50,8 @@ class WorkerSettings(Record):
     grace_secs : float
         How long running tasks may go on when the worker is told to stop.
     batch : int
-        Most tasks to claim at once, 1 to 10000.
+        Most tasks to claim at once, 1 to 10000. So many only while they take
+        no longer than 50 ms together.
     accept : tuple of str or None
         Formats of arguments to read; what the application says when None.
     name : str
@@ -69,7 +70,7 @@ class WorkerSettings(Record):
     async_tasks: int = 100
     lease_secs: int = 15
     grace_secs: float = 30.0
-    batch: int = 100
+    batch: int = 500
     accept: tuple[str, ...] | None = None
     name: str = field(default_factory=_name)
     log_level: str | None = None

@@ -46,7 +46,7 @@ class Worker:
     grace : timedelta, int or float
         How long running tasks may go on after the first `stop`.
     batch : int
-        Most tasks to claim at once.
+        Most tasks to claim at once; only tasks that are quick are claimed in such numbers.
     accept : sequence of str, optional
         Formats of arguments to read; what the application says when None.
     app_path : str, optional
@@ -76,7 +76,7 @@ class Worker:
         async_tasks: int = 100,
         lease: Duration = 15,
         grace: Duration = 30,
-        batch: int = 100,
+        batch: int = 500,
         accept: Sequence[str] | None = None,
         app_path: str | None = None,
         name: str | None = None,
