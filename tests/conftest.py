@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 # In the order in which they import each other.
 pytest_plugins = [
     "tests.fixtures.brokers",
@@ -11,3 +13,15 @@ pytest_plugins = [
     "tests.fixtures.crowd",
     "tests.fixtures.proxy",
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--spec", action="append", metavar="ID", help="run only tests of this requirement, such as DLQ-04")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = set(config.getoption("--spec") or ())
+    if wanted:
+        chosen = [item for item in items if any(wanted.intersection(mark.args) for mark in item.iter_markers("spec"))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
