@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from celers import DbTaskState, PoolConfig, SerializedTask, TaskResultStatus
-from celers.components import dlq, maintenance, results, tasks
+from celers.components import deleting, dlq, maintenance, results, tasks
 from tests.fixtures.waiting import INNODB_EVERY, until
 
 pytestmark = [pytest.mark.spec("ARCH-05", "ARCH-12"), pytest.mark.timeout(60)]
@@ -183,17 +183,33 @@ class Archive(Case):
         assert broker.get_result_batch(ids) == []
 
 
+class ArchiveFinished(Case):
+    last = (DELETE, b"COMMIT")
+
+    def prepare(self, broker, tables):
+        hold(broker)
+        broker.ack_batch([(task.id, None) for task in broker.get_processing_tasks(100, 0)])
+        tables.rows("UPDATE celers_tasks SET completed_at = completed_at - INTERVAL 1 HOUR")
+
+    def call(self, broker):
+        return broker.archive_completed_tasks(60)
+
+    def check(self, broker):
+        assert broker.get_statistics().total == 0
+
+
 CASES = {
     case.__name__: case
     for case in (
         *(Purge, Expire, Recover, RecoverOfWorker, RecoverToDlq),
-        *(RescueDead, Promote, PurgeDlq, Retention, Archive),
+        *(RescueDead, Promote, PurgeDlq, Retention, Archive, ArchiveFinished),
     )
 }
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
+    monkeypatch.setattr(deleting, "PURGE_CHUNK", 2)
     monkeypatch.setattr(maintenance, "PURGE_CHUNK", 2)
     monkeypatch.setattr(maintenance, "RECOVER_CHUNK", 2)
     monkeypatch.setattr(maintenance, "PROMOTE_CHUNK", 2)
