@@ -92,6 +92,7 @@ class Settler:
         done = self._take_done(index)
         if not done:
             return consumer.dequeue_batch(wanted, worker_id=worker_id), None
+        _intend(done)
         try:
             kept, messages = consumer.cycle([_completion(one) for one in done], wanted, worker_id=worker_id)
         except BaseException as error:
@@ -133,6 +134,7 @@ class Settler:
     def _complete(self, index: int, done: list[Success]) -> None:
         if not done:
             return
+        _intend(done)
         try:
             kept = self._brokers[index].consumer.complete([_completion(one) for one in done])
         except (BrokerError, SerializationError, ValidationError) as error:
@@ -157,7 +159,7 @@ class Settler:
         if acks.isEnabledFor(logging.DEBUG):
             for one, was_ours in zip(done, kept, strict=True):
                 if was_ours:
-                    acks.debug("completed %s in delivery %d", one.delivery.task_id, one.delivery.deliveries)
+                    acks.debug("completed %s", _receipt(one))
 
     def _fail(self, failure: Failure) -> None:
         delivery = failure.delivery
@@ -202,6 +204,18 @@ _WORDS = {
 
 def _completion(one: Success) -> Completion:
     return Completion(one.delivery.message, one.result, int(one.runtime_secs * 1000), store=one.delivery.keeps_result)
+
+
+def _intend(done: Sequence[Success]) -> None:
+    """Log what the next packet acknowledges: with the stored row it tells what a process that was killed had done."""
+    if acks.isEnabledFor(logging.DEBUG):
+        for one in done:
+            acks.debug("completing %s", _receipt(one))
+
+
+def _receipt(one: Success) -> str:
+    delivery = one.delivery
+    return f"{delivery.task_id} in delivery {delivery.deliveries} to consumer {delivery.consumer_no}"
 
 
 def _lost(delivery: Delivery) -> None:
