@@ -41,7 +41,7 @@ def test_no_text_leaves_its_literal(name):
 
 
 def test_lists_give_their_members():
-    text = Statements("celers_")("producer", "count_stored", ids=[KEY, KEY], queue_id=3)
+    text = Statements("celers_")("settle", "look_ids", ids=[KEY, KEY], queue_id=3)
     assert text.count(b"X'00000000000000000000000000000005'") >= 2
 
 
