@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from celers.errors import ValidationError as ValidationError
     from celers.errors import WorkerNotFoundError as WorkerNotFoundError
     from celers.errors import WorkflowNotFoundError as WorkflowNotFoundError
+    from celers.hooks import HookFn as HookFn
+    from celers.hooks import TaskHooks as TaskHooks
     from celers.model.config import CircuitBreakerConfig as CircuitBreakerConfig
     from celers.model.config import IdempotencyConfig as IdempotencyConfig
     from celers.model.config import PoolConfig as PoolConfig
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from celers.model.enums import TaskResultStatus as TaskResultStatus
     from celers.model.enums import WorkerStatus as WorkerStatus
     from celers.model.enums import WorkflowState as WorkflowState
+    from celers.model.hooks import HookContext as HookContext
     from celers.model.inspection import RetryStatistics as RetryStatistics
     from celers.model.inspection import TaskAgeDistribution as TaskAgeDistribution
     from celers.model.inspection import TaskNameCount as TaskNameCount
@@ -115,6 +118,8 @@ _PLACES = {
     "celers.model.enums": "CapacityStatus CircuitBreakerState DbTaskState PoolHealthStatus QueueTrend ReplicaStatus"
     " ScalingAction SlaStatus StageState TaskHook TaskResultStatus WorkerStatus WorkflowState",
     "celers.model.inspection": "RetryStatistics TaskAgeDistribution TaskNameCount TaskProgress TaskStateTransition",
+    "celers.hooks": "HookFn TaskHooks",
+    "celers.model.hooks": "HookContext",
     "celers.model.limits": "RateLimit RateLimitStatus",
     "celers.model.migration": "MigrationInfo MigrationVerification",
     "celers.model.result": "BatchResultInput TaskResult",

@@ -43,9 +43,11 @@ from celers.db.url import parse_url
 from celers.errors import CelersError
 from celers.flat import FlatNames
 from celers.heartbeat import Heartbeat
+from celers.hooks import HookFn
 from celers.leading import AsyncLeadership, try_lead_async
 from celers.model.base import Duration
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
+from celers.model.enums import TaskHook
 from celers.model.task import BrokerMessage
 from celers.operation import Async
 from celers.waiting import WaitingRoom
@@ -230,6 +232,14 @@ class AsyncMysqlBroker(FlatNames[Async]):
         The leadership has a connection of its own, outside the pool, on a thread of its own.
         """
         return await try_lead_async(self._pool.options, self.core.prefix)
+
+    def add_hook(self, hook: TaskHook, fn: HookFn) -> None:
+        """Have a function called at a point of a task's life, in the event loop; see `MysqlBroker.add_hook`."""
+        self.core.hooks.add(hook, fn)
+
+    def clear_hooks(self) -> None:
+        """Forget all hooks."""
+        self.core.hooks.clear()
 
     async def ring(self, *queues: str) -> None:
         """Wake an idle consumer of each queue; see `MysqlBroker.ring`."""

@@ -33,8 +33,10 @@ from celers.db.url import ConnectOptions, parse_url
 from celers.errors import CelersError, ConfigurationError, ValidationError
 from celers.flat import FlatNames
 from celers.heartbeat import Heartbeat, Leadership, try_lead
+from celers.hooks import HookFn
 from celers.model.base import Duration
 from celers.model.config import CircuitBreakerConfig, IdempotencyConfig, PoolConfig
+from celers.model.enums import TaskHook
 from celers.model.task import BrokerMessage
 from celers.operation import Sync
 from celers.transaction import Transaction
@@ -101,6 +103,7 @@ def core_for_queue(mine: Core, queue_name: str) -> Core:
         wake_up=mine.wake_up,
     )
     core.server = mine.server
+    core.hooks = mine.hooks
     return core
 
 
@@ -354,6 +357,31 @@ class MysqlBroker(FlatNames[Sync]):
             Most tasks of a group, 1 to 100,000.
         """
         return Buffer(self.producer, max_delay=max_delay, max_items=max_items)
+
+    def add_hook(self, hook: TaskHook, fn: HookFn) -> None:
+        """Have a function called at a point of a task's life; brokers made by `for_queue` share their hooks.
+
+        Parameters
+        ----------
+        hook : TaskHook
+        fn : callable
+            Called with a `HookContext` and the task, None where there is none; see `celers.hooks`. Several of one point
+            run in the order of their registration.
+
+        Raises
+        ------
+        ValidationError
+            `fn` cannot be called, or is a coroutine function.
+
+        Notes
+        -----
+        Hooks at BEFORE_ACK and AFTER_ACK take the quick way of acknowledging away: two round trips instead of one.
+        """
+        self.core.hooks.add(hook, fn)
+
+    def clear_hooks(self) -> None:
+        """Forget all hooks."""
+        self.core.hooks.clear()
 
     def ring(self, *queues: str) -> None:
         """Wake an idle consumer of each queue, of this broker's own when none is named.

@@ -98,6 +98,8 @@ class Buffer:
     def __init__(self, producer: Producer[Sync], *, max_delay: Duration = 0.0, max_items: int = 1000) -> None:
         self._delay, self._most = _limits(max_delay, max_items)
         self._store = producer.enqueue_batch
+        self._hooks = producer.core.hooks
+        self._alone = producer.enqueue
         self.queue_name = producer.core.queue_name
         self._closed = False
         self.forked()
@@ -141,7 +143,10 @@ class Buffer:
         A caller interrupted while waiting takes its task back unless it is on its way already, in which case it is
         stored or not as if the interrupt had come after the call.
         """
-        entry = _Entry(_checked(task))
+        _checked(task)
+        if not self._hooks.is_empty and not self._closed:
+            return self._alone(task)  # on this caller's thread, who gets what a hook raises
+        entry = _Entry(task)
         with self._changed:
             if self._closed:
                 raise _closed()
@@ -223,6 +228,8 @@ class AsyncBuffer:
     def __init__(self, producer: Producer[Async], *, max_delay: Duration = 0.0, max_items: int = 1000) -> None:
         self._delay, self._most = _limits(max_delay, max_items)
         self._store = producer.enqueue_batch
+        self._hooks = producer.core.hooks
+        self._alone = producer.enqueue
         self.queue_name = producer.core.queue_name
         self._closed = False
         self._waiting: dict[asyncio.Future[None], SerializedTask] = {}
@@ -269,6 +276,8 @@ class AsyncBuffer:
             self._pid, self._waiting, self._sender = os.getpid(), {}, None
         if self._closed:
             raise _closed()
+        if not self._hooks.is_empty:
+            return await self._alone(task)  # its caller gets what a hook raises
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[done] = task
         if self._sender is None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from celers import forks
 from celers.db.session import Ring
+from celers.hooks import TaskHooks
 from celers.operation import QueueUnknown
 from celers.sql import Statements
 from celers.wakeup import ring_statement, slot_names
@@ -190,6 +191,7 @@ class Core:
         self.record_history = record_history
         self.sql = Statements(prefix)
         self.slots = Slots()
+        self.hooks = TaskHooks()
         self.database = database
         self.wake_up = wake_up
         self.slot_names = slot_names(database, prefix, queue_name)

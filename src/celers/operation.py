@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from celers.errors import CelersError
+from celers.hooks import hooked_enqueue
 
 if TYPE_CHECKING:
     from celers.components.base import Component
@@ -171,6 +172,7 @@ class Operation(Generic[P, R]):
         slow: bool,
         single: bool = False,
         meter: str | None = None,
+        enqueues: str | None = None,
     ) -> None:
         self.steps = steps
         self.kind: Kind = kind
@@ -180,6 +182,7 @@ class Operation(Generic[P, R]):
         self.slow = slow
         self.single = single
         self.meter = meter
+        self.enqueues = enqueues
         self.name = steps.__name__
         self.owner: type[Component[Any]] | None = None
         functools.update_wrapper(cast(Any, self), steps)
@@ -198,6 +201,8 @@ class Operation(Generic[P, R]):
         if obj is None:
             return self
         bound = self._bind(obj)
+        if self.enqueues is not None:
+            bound = hooked_enqueue(bound, obj, self.enqueues)
         functools.update_wrapper(bound, self.steps)
         signature = inspect.signature(self.steps)
         parameters = list(signature.parameters.values())[1:]
@@ -260,6 +265,7 @@ def operation(
     slow: bool = False,
     single: bool = False,
     meter: str | None = None,
+    enqueues: str | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], Steps[R]]], Operation[P, R]]:
     """Make a generator method an operation.
 
@@ -282,10 +288,12 @@ def operation(
         several statements, so each packet must hold one and the kind must be ``plain``.
     meter : str, optional
         Name of the meter in `Core.meters` that gets the duration of each call.
+    enqueues : {"task", "tasks"}, optional
+        Name of the first parameter, whose tasks get the hooks of an enqueue.
     """
 
     def wrap(steps: Callable[Concatenate[Any, P], Steps[R]]) -> Operation[P, R]:
-        return Operation(steps, kind, repeat_unknown, give_back, needs_queue, slow or single, single, meter)
+        return Operation(steps, kind, repeat_unknown, give_back, needs_queue, slow or single, single, meter, enqueues)
 
     return wrap
 

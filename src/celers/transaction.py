@@ -57,6 +57,7 @@ class Transaction:
         self._savepoints = 0
         self._undone: DriverError | None = None
         self._clean = True
+        self._after: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         self._connection = self._begin()
@@ -84,13 +85,13 @@ class Transaction:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        reusable = False
+        reusable = committed = False
         try:
             if kind is None:
                 if self._undone is not None:
                     raise self._undone_error()
                 self._commit(connection)
-                ended = True
+                ended = committed = True
             else:
                 ended = False
                 # The first error is the one that the caller has to see.
@@ -105,6 +106,13 @@ class Transaction:
                 self._pool.release(connection)
             else:
                 self._pool.discard(connection, lost=connection.broken)
+        if committed:
+            for call in self._after:
+                call()
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Have something done after the commit; forgotten when the transaction does not end well."""
+        self._after.append(call)
 
     def _begin(self) -> Connection:
         """Open the transaction; a pooled connection that turns out to be dead is replaced."""
@@ -174,10 +182,12 @@ class Transaction:
         """Undo what happens inside the block, and only that, when it raises."""
         self._savepoints += 1
         name = b"celers_savepoint_%d" % self._savepoints
+        known = len(self._after)
         self._run(b"SAVEPOINT " + name)
         try:
             yield
         except BaseException:
+            del self._after[known:]
             with suppress(BrokerError):
                 self._run(b"ROLLBACK TO SAVEPOINT " + name)
             raise

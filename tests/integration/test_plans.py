@@ -99,6 +99,13 @@ VALUES = {
     "worker_id": "worker1",
     "worker_ids": ["worker1"],
     "worker_no": 1,
+    "chord_id": None,
+    "encoding": "raw",
+    "group_id": None,
+    "max_retries": 3,
+    "parent_task_id": None,
+    "payload": b"[]",
+    "timeout_secs": None,
 }
 VARIABLES = (
     f"SET @celers_keys = '{READY_KEYS}', @celers_seqs = '{json.dumps(SEQS)}',"
@@ -226,6 +233,8 @@ HOT = {
     ("tasks", "page_of_state"): {"tasks": "PRIMARY"},
     ("tasks", "scheduled_page"): {"scheduled": "idx_scheduled_queue", "tasks": "PRIMARY"},
     ("workers", "processing_of"): {"tasks": "PRIMARY"},
+    ("dlq", "replace"): {"tasks": "uq_tasks_id"},
+    ("dlq", "whole"): {"dead_letter_queue": "PRIMARY"},
     ("dlq", "page"): {"dead_letter_queue": "idx_dlq_failed_at"},
     ("dlq", "lock_some"): {"dead_letter_queue": "idx_dlq_failed_at"},
     ("dlq", "pick_some"): {"dead_letter_queue": "idx_dlq_failed_at"},

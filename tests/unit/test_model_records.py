@@ -28,7 +28,8 @@ from celers.model.database import (
     TableSizeInfo,
 )
 from celers.model.dlq import DlqStatistics, DlqTaskInfo, DlqTaskStats
-from celers.model.enums import DbTaskState, TaskResultStatus, WorkerStatus
+from celers.model.enums import DbTaskState, TaskHook, TaskResultStatus, WorkerStatus
+from celers.model.hooks import HookContext
 from celers.model.inspection import (
     RetryStatistics,
     TaskAgeDistribution,
@@ -110,6 +111,7 @@ FIELDS = [
         """timestamp tasks_per_second avg_dequeue_time_ms avg_enqueue_time_ms queue_depth processing_tasks dlq_size
         connection_pool""",
     ),
+    ("TYPE-61", HookContext, "hook queue_name task_id timestamp metadata"),
     ("TYPE-40", MigrationInfo, "version name applied_at checksum"),
     (
         "TYPE-41",
@@ -133,6 +135,7 @@ FIELDS = [
 SAMPLES = [
     TaskResult(ID, "a", TaskResultStatus.SUCCESS, {"a": [1]}, None, None, NOW, NOW, 5),
     BatchResultInput(ID, "a", TaskResultStatus.FAILURE, error="x", traceback="y", runtime_ms=1),
+    HookContext(TaskHook.AFTER_ACK, "default", ID, NOW, {"task_name": "a"}),
     RateLimit("a", 0.5, 10, 100),
     RateLimitStatus("a", 0.5, 30, 40, True),
     DlqTaskInfo(ID, ID, "a", 3, 3, 0, "boom", NOW, {"k": 1}),

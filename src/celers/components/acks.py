@@ -34,7 +34,8 @@ from celers.errors import (
     TaskNotFoundError,
     ValidationError,
 )
-from celers.model.enums import DbTaskState
+from celers.hooks import before, later
+from celers.model.enums import DbTaskState, TaskHook
 from celers.model.result import BatchResultInput
 from celers.operation import Packet, Steps
 from celers_fast.rows import parse_receipt
@@ -162,7 +163,8 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
     core = component.core
     done: list[UUID] = []
     rest: list[Item] = []
-    if component.inside or core.record_history or (all_or_nothing and len(items) > 1):
+    hooked = core.hooks.any(TaskHook.BEFORE_ACK, TaskHook.AFTER_ACK)
+    if component.inside or core.record_history or hooked or (all_or_nothing and len(items) > 1):
         rest = list(items)
     else:
         own: dict[tuple[int, int], list[Item]] = {}
@@ -292,6 +294,7 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
             item.receipt = (task.seq, task.consumer_no, task.deliveries)
             with_result.append(item)
     if completed:
+        before(core, TaskHook.BEFORE_ACK, [task.about() for task in completed])
         tally = Tally(completed=len(completed))
         yield from end_dependants(component, completed, [], tally)
         owner = completed[0].consumer_no
@@ -308,6 +311,7 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
         # Settled just now or before, or lost: the slots, if they are ours, hold none of these deliveries any more.
         core.slots.settled(completed)
         core.slots.settled(items)
+    later(component, TaskHook.AFTER_ACK, [task.about() for task in completed])
     return done
 
 

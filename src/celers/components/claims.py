@@ -26,7 +26,8 @@ from celers.components.settling import (
 from celers.core import Slot
 from celers.db.driver import Result
 from celers.errors import BrokerConnectionError, CelersError, DeserializationError
-from celers.model.enums import DbTaskState
+from celers.hooks import after, before
+from celers.model.enums import DbTaskState, TaskHook
 from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
 from celers.operation import Packet, Restart, Steps
 from celers.wakeup import PARK_SECS, pass_on_statements
@@ -68,6 +69,8 @@ def claim(
         Acknowledgements to send along in the first packet, in the same transaction.
     """
     core = component.core
+    if core.hooks.any(TaskHook.BEFORE_DEQUEUE) and core.queue_id:  # known, or this call begins anew
+        before(core, TaskHook.BEFORE_DEQUEUE, [(None, None, {})])
     worker_no = 0
     if worker_id is not None:
         worker_no = yield from intern_worker(component, worker_id)
@@ -111,6 +114,9 @@ def claim(
     finally:
         if slot is not None:
             core.slots.put(slot)
+    if core.hooks.any(TaskHook.AFTER_DEQUEUE):
+        told = [(message.task_id, message.task, {"task_name": message.task_name}) for message in messages]
+        after(core, TaskHook.AFTER_DEQUEUE, told)
     return messages
 
 

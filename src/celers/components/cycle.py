@@ -16,6 +16,7 @@ from celers.components.claims import claim
 from celers.core import Slot
 from celers.db.driver import Result
 from celers.errors import BrokerError
+from celers.model.enums import TaskHook
 from celers.model.task import BrokerMessage
 from celers.operation import Steps
 
@@ -79,6 +80,10 @@ def cycle(
         Not settled yet, because the database became unreachable on the way: to be settled again.
     messages : list of BrokerMessage
     """
+    if items and component.core.hooks.any(TaskHook.BEFORE_ACK, TaskHook.AFTER_ACK, TaskHook.BEFORE_DEQUEUE):
+        # A hook may stop the claim, and must not stop the acknowledgements with it.
+        acked = set((yield from ack_items(component, items, all_or_nothing=False)))
+        return acked, set(), (yield from claim(component, count, worker_id))
     fused = _Fused(items)
     messages = yield from claim(component, count, worker_id, fused)
     done = set(fused.done)

@@ -6,18 +6,20 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
+from celers.components.letters import Letter, Shown, hooked, replaced
 from celers.components.parts import delete_chunks, found_out
 from celers.components.settling import last_packet
 from celers.components.stored import all_stored
 from celers.errors import CelersError, QueueDrainingError, TaskNotFoundError, ValidationError
+from celers.hooks import later
 from celers.model.base import Duration, TaskIdLike
 from celers.model.dlq import DlqStatistics, DlqTaskInfo, DlqTaskStats
+from celers.model.enums import TaskHook
 from celers.operation import Packet, Restart, Steps, operation
 from celers_fast.ids import uuid7
 
@@ -30,16 +32,6 @@ REPLAY_CHUNK = 100
 MOST_REPLAYS = 10_000
 SHORTEST_RETENTION_SECS = 3600
 SHORT_RETENTION_SECS = 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class _Letter:
-    """A locked dead letter and the id of the task that it becomes."""
-
-    id: UUID
-    task_id: UUID
-    priority: int
-    new_id: UUID
 
 
 class DeadLetters(Component[M]):
@@ -225,24 +217,26 @@ class DeadLetters(Component[M]):
 
     # How it is done
 
-    def _lock(self, find: bytes) -> Steps[list[_Letter]]:
+    def _lock(self, find: bytes) -> Steps[list[Letter]]:
         """Lock letters, unless the queue is draining; take the time of the change."""
         core = self.core
         guard = core.sql("producer", "guard_drain", queue_id=core.queue_id)
         results = yield Packet(guard, find, errors={(0, 1690): self._draining})
-        return [_Letter(read.uuid(row[0]), read.uuid(row[1]), read.integer(row[2]), uuid7()) for row in results[1].rows]
+        return [Letter(read.uuid(row[0]), read.uuid(row[1]), read.integer(row[2]), uuid7()) for row in results[1].rows]
 
     def _draining(self) -> CelersError:
         return QueueDrainingError(f"queue {self.core.queue_name!r} is draining and takes no new tasks")
 
-    def _requeue(self, letters: Sequence[_Letter]) -> Steps[None]:
+    def _requeue(self, letters: Sequence[Letter]) -> Steps[None]:
         """Store the tasks of locked letters, in their order, and end the transaction."""
         sql, queue_id = self.core.sql, self.core.queue_id
         if not letters:
             return
         statements: list[bytes] = []
+        tasks: Shown = yield from hooked(self, letters)
         for letter in letters:
-            origin = json.dumps({"task_id": str(letter.task_id), "dlq_id": str(letter.id)})
+            priority = tasks[letter.new_id][1].metadata.priority if tasks else letter.priority
+            origin: str = json.dumps({"task_id": str(letter.task_id), "dlq_id": str(letter.id)})
             if self.core.record_history:
                 statements.append(
                     sql(
@@ -254,14 +248,20 @@ class DeadLetters(Component[M]):
                         id=letter.id,
                     )
                 )
+            requeue = sql("dlq", "requeue", task_id=letter.new_id, queue_id=queue_id, origin=origin, id=letter.id)
+            statements.append(requeue)
+            statements += replaced(self, letter, origin, tasks)
             statements += [
-                sql("dlq", "requeue", task_id=letter.new_id, queue_id=queue_id, origin=origin, id=letter.id),
-                sql("producer", "ready_last", queue_id=queue_id, sort_rank=-letter.priority),
+                sql("producer", "ready_last", queue_id=queue_id, sort_rank=-priority),
                 sql("dlq", "delete_locked", id=letter.id),
             ]
         began = time.monotonic()
-        yield from found_out(
-            last_packet(statements), lambda: all_stored(self, [letter.new_id for letter in letters], began)
+        made = [letter.new_id for letter in letters]
+        yield from found_out(last_packet(statements), lambda: all_stored(self, made, began))
+        later(
+            self,
+            TaskHook.AFTER_ENQUEUE,
+            [(task.metadata.id, task, {"task_name": task.metadata.name}) for _, task in tasks.values()],
         )
 
     def _delete(self, pick: bytes) -> Steps[int]:

@@ -25,7 +25,7 @@ class Producer(Inserting[M]):
 
     attribute = "producer"
 
-    @operation(meter="enqueue")
+    @operation(meter="enqueue", enqueues="task")
     def enqueue(self, task: SerializedTask, *, connection: object | None = None) -> Steps[UUID]:
         """Store one task that may run at once.
 
@@ -60,7 +60,7 @@ class Producer(Inserting[M]):
         """
         return (yield from self.insert([task], NOW, False))[0]
 
-    @operation(meter="enqueue")
+    @operation(meter="enqueue", enqueues="task")
     def enqueue_at(self, task: SerializedTask, timestamp: Instant, *, connection: object | None = None) -> Steps[UUID]:
         """Store a task that is due at an instant; one in the past is due at once.
 
@@ -74,7 +74,7 @@ class Producer(Inserting[M]):
         self.core.due_unknown()
         return ids[0]
 
-    @operation(meter="enqueue")
+    @operation(meter="enqueue", enqueues="task")
     def enqueue_after(
         self, task: SerializedTask, delay_secs: Duration, *, connection: object | None = None
     ) -> Steps[UUID]:
@@ -90,7 +90,7 @@ class Producer(Inserting[M]):
         self.core.scheduled_here(delay)
         return ids[0]
 
-    @operation(meter="enqueue")
+    @operation(meter="enqueue", enqueues="tasks")
     def enqueue_batch(self, tasks: Sequence[SerializedTask], *, connection: object | None = None) -> Steps[list[UUID]]:
         """Store many tasks, all or none, in the order given among equal priorities.
 
@@ -113,7 +113,7 @@ class Producer(Inserting[M]):
             return []
         return (yield from self.insert(batch, NOW, False))
 
-    @operation()
+    @operation(enqueues="tasks")
     def submit(
         self, tasks: Iterable[SerializedTask], *, delay_secs: Duration = 0.0, connection: object | None = None
     ) -> Steps[list[UUID]]:
@@ -128,7 +128,7 @@ class Producer(Inserting[M]):
         self.core.scheduled_here(delay)
         return ids
 
-    @operation()
+    @operation(enqueues="task")
     def enqueue_with_retry_policy(
         self, task: SerializedTask, retry_policy: RetryPolicy, *, connection: object | None = None
     ) -> Steps[UUID]:
@@ -143,7 +143,7 @@ class Producer(Inserting[M]):
         changed = checked(task).with_max_retries(retry_policy.max_retries)
         return (yield from self.insert([changed], NOW, False, retry_policy=retry_policy))[0]
 
-    @operation()
+    @operation(enqueues="tasks")
     def submit_with_retry_policy(
         self,
         tasks: Iterable[SerializedTask],

@@ -144,7 +144,7 @@ class Queues(Component[M]):
         most = _most(max_size)
         return (yield from self._pending_up_to(most)) < most
 
-    @operation()
+    @operation(enqueues="task")
     def enqueue_with_capacity(self, task: SerializedTask, max_size: int) -> Steps[UUID]:
         """Enqueue only while fewer than `max_size` tasks are pending.
 

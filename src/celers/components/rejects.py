@@ -23,7 +23,8 @@ from celers.components.settling import (
     requeue_statements,
 )
 from celers.errors import BrokerConnectionError, CelersError
-from celers.model.enums import DbTaskState
+from celers.hooks import before, later
+from celers.model.enums import DbTaskState, TaskHook
 from celers.operation import Packet, Steps
 from celers.retry import RetryPolicy
 
@@ -104,6 +105,7 @@ def reject_items(
             raise reason
     if not settled:
         return []
+    before(component.core, TaskHook.BEFORE_REJECT, [task.about() for task in settled])
     yield from end_dependants(component, [], ended, tally)
     owner = settled[0].consumer_no
     statements += tally.statements(component, owner)
@@ -128,6 +130,8 @@ def reject_items(
         component.core.slots.settled(settled)
         if any(word == "retried" for _, word in outcome):
             component.core.due_unknown()
+    told = [task.about(outcome=word) for task, (_, word) in zip(settled, outcome, strict=True)]
+    later(component, TaskHook.AFTER_REJECT, told)
     return outcome
 
 

@@ -72,6 +72,10 @@ class Locked:
         """The delivery that the row shows."""
         return self.seq, self.consumer_no, self.deliveries
 
+    def about(self, **more: Any) -> tuple[UUID, None, dict[str, Any]]:
+        """Say what a hook is called about."""
+        return self.id, None, {"task_name": self.task_name, **more}
+
 
 @dataclass(slots=True)
 class Tally:

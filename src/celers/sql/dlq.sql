@@ -32,6 +32,19 @@ SELECT :task_id, :queue_id, task_name, payload, payload_encoding, priority, max_
   retry_policy, dedup_key, group_id, chord_id, parent_task_id
 FROM celers_dead_letter_queue FORCE INDEX (PRIMARY) WHERE id = :id
 
+-- name: whole
+-- What hooks of an enqueue are shown of a locked letter. Primary key.
+SELECT task_name, payload, payload_encoding, priority, max_retries, timeout_secs, metadata, group_id, chord_id,
+  parent_task_id
+FROM celers_dead_letter_queue FORCE INDEX (PRIMARY) WHERE id = :id
+
+-- name: replace
+-- The task just made of a letter becomes the one that a hook has returned. Unique key uq_tasks_id.
+UPDATE celers_tasks SET task_name = :task_name, payload = :payload, payload_encoding = :encoding, priority = :priority,
+  max_retries = :max_retries, timeout_secs = :timeout_secs, group_id = :group_id, chord_id = :chord_id,
+  parent_task_id = :parent_task_id, metadata = :metadata
+WHERE id = :task_id
+
 -- name: delete_locked
 -- One by one: a list might be looked for by a scan, which waits for the rows that others have locked. Primary key.
 DELETE FROM celers_dead_letter_queue WHERE id = :id
