@@ -32,7 +32,8 @@ delete_result archive_results pause resume is_paused enable_drain_mode disable_d
 queue_size get_statistics has_capacity list_dlq register_worker update_worker_heartbeat unregister_worker
 get_all_worker_heartbeats list_active_workers get_worker_statistics get_all_worker_statistics
 recover_stuck_tasks requeue_stuck_tasks_by_worker purge_all migrate list_migrations verify_migrations
-list_results generate_load delete_load export_tasks iter_export_tasks import_tasks import_tasks_from export_dlq iter_export_dlq
+list_results generate_load delete_load export_tasks iter_export_tasks import_tasks import_tasks_from
+export_dlq iter_export_dlq
 """
 
 URL = "mysql://nobody:secret@localhost/nowhere"
