@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from celers import App
 from celers.db.url import parse_url
 from tests.fixtures import jobs
 from tests.fixtures.waiting import until
-from tests.fixtures.workers import ROOT, WorkerProcess, workers
+from tests.fixtures.workers import ROOT, Acknowledgements, WorkerProcess, workers
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
@@ -35,41 +34,6 @@ def start_producer(url: str, first: int, count: int, path: Path) -> subprocess.P
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
-
-
-Receipt = tuple[str, int, int]
-"""Task, number of the delivery, consumer."""
-
-
-class Acknowledgements:
-    """What the processes of workers have logged about their acknowledgements.
-
-    Each logs what it is about to acknowledge before it sends the packet, and what the database has confirmed after it.
-    Lines are written with one call each, so that a process that is killed leaves all that it has logged.
-    """
-
-    def __init__(self, logs: list[str]) -> None:
-        self.reported: list[Receipt] = []
-        self.in_flight: dict[int, set[Receipt]] = {}
-        """By process: what its last packet was to acknowledge and it has not confirmed."""
-        steps: dict[int, list[tuple[str, Receipt]]] = {}
-        for log in logs:
-            for found in re.finditer(
-                r" (\d+) celers\.worker\.acks: (complet\w+) (\S{36}) in delivery (\d+) to consumer (\d+)$",
-                log,
-                re.MULTILINE,
-            ):
-                pid, word, task_id, delivery, consumer = found.groups()
-                steps.setdefault(int(pid), []).append((word, (task_id, int(delivery), int(consumer))))
-        for pid, logged in steps.items():
-            confirmed = {receipt for word, receipt in logged if word == "completed"}
-            self.reported += [receipt for word, receipt in logged if word == "completed"]
-            while logged and logged[-1][0] == "completed":
-                logged.pop()
-            last = set()
-            while logged and logged[-1][0] == "completing":
-                last.add(logged.pop()[1])
-            self.in_flight[pid] = last - confirmed
 
 
 @pytest.mark.spec("CORE-15")

@@ -18,12 +18,11 @@ import pytest
 from celers import App
 from celers.db.url import parse_url
 from celers_fast.ids import uuid7_many
-from tests.acceptance.test_torture import acknowledged
 from tests.fixtures import jobs
 from tests.fixtures.producers import store
 from tests.fixtures.server import Database, database_at
 from tests.fixtures.waiting import until
-from tests.fixtures.workers import workers
+from tests.fixtures.workers import Acknowledgements, workers
 
 
 class Producer(threading.Thread):
@@ -73,15 +72,13 @@ def producing(url: str) -> Iterator[Producer]:
         producer.join(60)
 
 
-def check(database: Database, name: str, ids: list[UUID], log: str) -> None:
+def check(database: Database, name: str, ids: list[UUID], logs: list[str]) -> None:
     """Every task is completed, and by exactly one reported acknowledgement: that of its last delivery."""
-    stored = database.rows("SELECT id, state, deliveries, retry_count FROM celers_tasks", database=name)
+    stored = database.rows("SELECT id, state, deliveries, consumer_no FROM celers_tasks", database=name)
     assert {UUID(bytes=task_id) for task_id, *_ in stored} == set(ids)
     assert {state for _, state, *_ in stored} == {"completed"}
-    acks = acknowledged(log)
-    expected = {str(UUID(bytes=task_id)): [deliveries] for task_id, _, deliveries, _ in stored}
-    assert {one: seen for one, seen in acks.items() if seen != expected.get(one)} == {}
-    assert set(expected) - set(acks) == set()
+    expected = [(str(UUID(bytes=task_id)), delivery, consumer) for task_id, _, delivery, consumer in stored]
+    assert sorted(Acknowledgements(logs).reported) == sorted(expected)
     results = database.rows("SELECT COUNT(*) FROM celers_task_results WHERE status='SUCCESS'", database=name)
     assert results == [(len(ids),)]
 
@@ -116,7 +113,7 @@ def test_the_server_is_restarted(own_server, tmp_path: Path, how: str):
             ids = producer.finish()
             until(lambda: completed(database, "celers_restart") == len(ids), 60)
             assert worker.stop() == 0
-            check(database, "celers_restart", ids, group.logs())
+            check(database, "celers_restart", ids, [worker.log() for worker in group.started])
 
 
 class Administrator(threading.Thread):
@@ -164,7 +161,7 @@ def test_an_administrator_kills_connections_and_statements(server: Database, dat
         ids = first.finish() + second.finish()
         until(lambda: completed(server, name) == len(ids), 60)
         assert worker.stop() == 0
-        check(server, name, ids, group.logs())
+        check(server, name, ids, [worker.log() for worker in group.started])
     assert min(administrator.kills.values()) > 20
     # One read timeout, the look-up of what became of it, and room for a slow machine.
     assert max(first.longest, second.longest) < 30
