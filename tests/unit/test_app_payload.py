@@ -40,6 +40,33 @@ def test_what_is_written_is_read_again(serializer, call):
     assert (list(args), dict(kwargs)) == (list(call[0]), call[1])
 
 
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+@pytest.mark.parametrize("around", ["", " ", "\n"])
+@pytest.mark.parametrize("call", [[["\u00e9\U0001f600", 1.5], {"a": None}], [[], {}]])
+def test_arguments_of_other_producers_are_read_in_each_encoding_of_json(call, around, codec):
+    text = json.dumps(call, ensure_ascii=False)
+    for payload in ((text + around).encode(codec), (around + text).encode(codec)):
+        assert decode(payload) == tuple(json.loads(payload)) == tuple(call)
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"1", b",", b":", b" ", b"\0", b"\xc3\xa9", b"\xed\xa0\x80"])
+    )
+)
+def test_arguments_are_read_as_json_reads_them(parts):
+    payload = b"[[" + b"".join(parts)
+    try:
+        expected = json.loads(payload)
+    except ValueError:
+        expected = None
+    if isinstance(expected, list) and len(expected) == 2 and isinstance(expected[1], dict):
+        assert decode(payload) == tuple(expected)
+    else:
+        with pytest.raises(DeserializationError):
+            decode(payload)
+
+
 @given(st.binary(max_size=64))
 def test_foreign_bytes_are_read_or_refused_but_nothing_else(payload):
     if format_of(payload) == "pickle":
