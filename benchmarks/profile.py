@@ -45,7 +45,7 @@ STAGES: list[tuple[str, str, str]] = [
     ("celers.components.claims", "decode_claims", "decode rows"),
     ("celers.worker.loop", "ClaimLoop._claim", "claim: build the packet, drive it, keep the lease"),
     ("celers.worker.loop", "ClaimLoop._take", "dispatch: choose what runs"),
-    ("celers.worker.loop", "ClaimLoop._delivery", "dispatch: make the delivery"),
+    ("celers.worker.loop", "ClaimLoop._deliveries", "dispatch: make the delivery"),
     ("celers.worker.loop", "ClaimLoop._dispatch", "dispatch: hand over to the threads"),
     ("celers.worker.runners", "_start", "start: note the running task"),
     ("celers.worker.runners", "run_sync", "run: around the function"),

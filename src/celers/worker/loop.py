@@ -31,6 +31,7 @@ from celers.worker.settle import Settler
 if TYPE_CHECKING:
     from celers.app import App
     from celers.broker import MysqlBroker
+    from celers.model.task import BrokerMessage
     from celers.worker.settings import WorkerSettings
 
 __all__ = ["ClaimLoop"]
@@ -255,7 +256,7 @@ class ClaimLoop:
                 self._intake.ran(mean)
             self._note_consumers()
             brought += len(messages)
-            isolated = self._take([self._delivery(message, index) for message in messages])
+            isolated = self._take(self._deliveries(messages, index))
             if messages:
                 self._intake.isolated(isolated)
             if isolated or brought >= wanted:
@@ -295,13 +296,12 @@ class ClaimLoop:
         if self._attendant is not None:
             self._attendant.decline()
 
-    def _delivery(self, message: object, index: int) -> Delivery:
-        from celers.model.task import BrokerMessage
-
-        assert isinstance(message, BrokerMessage)
-        delivery = Delivery(message, index, self._app.tasks.get(message.task.metadata.name))
-        self._unsettled[message.receipt_handle] = delivery
-        return delivery
+    def _deliveries(self, messages: Sequence[BrokerMessage], index: int) -> list[Delivery]:
+        """Look up what claimed messages ask for, and note that they are to be settled."""
+        find = self._app.tasks.get
+        found = [Delivery(message, index, find(message.task.metadata.name)) for message in messages]
+        self._unsettled.update((one.message.receipt_handle, one) for one in found)
+        return found
 
     def _note_consumers(self) -> None:
         numbers = tuple(number for broker in self._brokers for number in broker.core.slots.numbers())
