@@ -157,7 +157,10 @@ class Consumer(Component[M]):
         items = [_completed_item(completion) for completion in validate.items(done, "done")]
         if not items:
             return []
-        completed = set((yield from ack_items(self, items, all_or_nothing=False)))
+        done_ids = yield from ack_items(self, items, all_or_nothing=False)
+        if len(done_ids) == len(items):
+            return [True] * len(items)
+        completed = set(done_ids)
         return [item.id in completed for item in items]
 
     @operation(give_back="_give_back_cycle")
@@ -176,6 +179,8 @@ class Consumer(Component[M]):
         worker = validate.optional_name(worker_id, "worker_id")
         items = [_completed_item(completion) for completion in validate.items(done, "done")]
         settled, unknown, messages = yield from cycle(self, items, most, worker)
+        if len(settled) == len(items):
+            return [True] * len(items), messages
         return [None if item.id in unknown else item.id in settled for item in items], messages
 
     # Rejections
