@@ -118,7 +118,9 @@ class Slots:
     def hold(self, slot: Slot, deliveries: Iterable[tuple[int, UUID, int]]) -> None:
         """Note deliveries (seq, id, number of the delivery) as held by a slot."""
         with self._lock:
-            slot.held.update((seq, (task_id, number)) for seq, task_id, number in deliveries)
+            held = slot.held
+            for seq, task_id, number in deliveries:
+                held[seq] = (task_id, number)
 
     def settled(self, deliveries: Iterable[Delivery]) -> None:
         """Note that deliveries are no longer held, settled or lost.
