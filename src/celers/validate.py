@@ -323,6 +323,10 @@ def error_text(value: object, name: str = "error", *, max_bytes: int = MAX_TEXT_
     return head[: max_bytes - len(mark)].decode("utf-8", "ignore") + "…"
 
 
+# One encoder for all: `json.dumps` makes a new one for every call whose options are not the defaults.
+_write_json = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+
+
 def json_text(value: Any, name: str = "value") -> str:
     """Return the JSON text of a value, exact for integers of any usual size.
 
@@ -332,7 +336,7 @@ def json_text(value: Any, name: str = "value") -> str:
         For what JSON cannot hold: other types, NaN and infinities, lone surrogates, cycles, too deep nesting.
     """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = _write_json(value)
         if not text.isascii():
             text.encode("utf-8")
     except UnicodeEncodeError:
