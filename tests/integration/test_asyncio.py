@@ -91,7 +91,7 @@ async def settled(broker):
 
 
 TASKS = b"INSERT INTO celers_tasks"
-LEASE = b"SET lease"
+LEASE = b"UPDATE lease ="
 
 
 # Cancellation
@@ -291,7 +291,7 @@ def test_other_operations_that_were_sent_run_to_their_end(database_url, tables, 
         async with AsyncMysqlBroker(database_url) as broker:
             first, second = await broker.enqueue_batch([new("a"), new("b")])
             held = await broker.dequeue_batch(2)
-            gate = Gate(monkeypatch, b"SET completed")
+            gate = Gate(monkeypatch, b"UPDATE completed =")
             call = asyncio.create_task(broker.ack(first, held[0].receipt_handle))
             await gate.arrival()
             await cancelled(call)

@@ -601,7 +601,7 @@ def test_a_claim_that_was_interrupted_is_found_again(sync_broker, tables, monkey
 
     def interrupted(self, text, count, needed=None):
         results = run(self, text, count, needed)
-        if b"SET lease" in text:
+        if b"UPDATE lease =" in text:
             raise KeyboardInterrupt
         return results
 

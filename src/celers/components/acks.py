@@ -26,7 +26,7 @@ from celers.components.settling import (
 )
 from celers.db.driver import Result
 from celers.errors import (
-    BrokerConnectionError,
+    BrokerError,
     CelersError,
     InvalidStateTransitionError,
     PayloadTooLargeError,
@@ -58,6 +58,7 @@ __all__ = [
 
 MAX_TRACEBACK_BYTES = 1_000_000
 MAX_RESULT_BYTES = 16_777_215
+OUT_OF_RANGE = 1690
 FRAME_BYTES = 512
 """Room for START TRANSACTION and COMMIT in a packet."""
 
@@ -186,10 +187,17 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
     return done
 
 
-def own_statements(component: Component[Any], consumer_no: int, deliveries: int, items: Sequence[Item]) -> list[bytes]:
+def own_statements(
+    component: Component[Any], consumer_no: int, deliveries: int, items: Sequence[Item], *, least: int = 0
+) -> list[bytes]:
     """Acknowledge tasks of one consumer of this process.
 
     The first statement changes as many rows as there are items, unless some of them need a closer look.
+
+    Parameters
+    ----------
+    least : int
+        Error 1690 stops the packet when fewer tasks were completed. 0 needs the consumer's row to be locked already.
     """
     core = component.core
     seqs = [item.receipt[0] for item in items if item.receipt is not None]
@@ -202,7 +210,7 @@ def own_statements(component: Component[Any], consumer_no: int, deliveries: int,
             deliveries=deliveries,
             queue_id=core.queue_id,
         ),
-        core.sql("consumer", "count_acked", consumer_no=consumer_no, queue_id=core.queue_id),
+        core.sql("consumer", "count_acked", consumer_no=consumer_no, queue_id=core.queue_id, least=least),
         *result_statements(component, [item for item in items if item.outcome is not None]),
     ]
 
@@ -210,9 +218,9 @@ def own_statements(component: Component[Any], consumer_no: int, deliveries: int,
 def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items: list[Item]) -> Steps[bool]:
     """Acknowledge tasks of one consumer of this process in one packet; False when some need a closer look."""
     try:
-        results = yield from _send(component, own_statements(component, consumer_no, deliveries, items))
-    except BrokerConnectionError as error:
-        if not error.outcome_unknown:
+        results = yield from _send(component, own_statements(component, consumer_no, deliveries, items, least=1))
+    except BrokerError as error:
+        if not error.outcome_unknown and error.errno != OUT_OF_RANGE:
             raise
         # The lost session is gone by now. The closer look finds what it has completed, and completes the rest.
         return False

@@ -58,6 +58,10 @@ class _DeclaredDead(CelersError):
     """This consumer's row is gone; the packet has stopped without effect."""
 
 
+class _NotStarted(CelersError):
+    """The picked task was not started; the packet has stopped without effect."""
+
+
 def claim(
     component: Component[Any], count: int, worker_id: str | None, settlement: Settlement | None = None
 ) -> Steps[list[BrokerMessage]]:
@@ -91,7 +95,11 @@ def claim(
                 if slot.in_doubt:
                     rows = yield from _take_over(component, slot, wanted)
                 else:
-                    rows = yield from _claim_once(component, slot, wanted, worker_no, settlement)
+                    try:
+                        rows = yield from _claim_once(component, slot, wanted, worker_no, settlement)
+                    except _NotStarted:
+                        # Interrupted unseen, or a ready row without a pending task, which the other form removes.
+                        rows = yield from _claim_once(component, slot, wanted, worker_no, settlement, form="many")
                 settlement = None
                 found, bad = decode_claims(rows, slot.consumer_no, TYPES)
                 if bad:  # what cannot be decoded is held as well
@@ -145,7 +153,12 @@ def open_consumer(component: Component[Any], worker_no: int) -> Steps[int]:
 
 
 def _claim_once(
-    component: Component[Any], slot: Slot, count: int, worker_no: int, settlement: Settlement | None
+    component: Component[Any],
+    slot: Slot,
+    count: int,
+    worker_no: int,
+    settlement: Settlement | None,
+    form: str | None = None,
 ) -> Steps[tuple[Any, ...]]:
     """Send one claim packet and return the claimed rows."""
     core = component.core
@@ -162,7 +175,7 @@ def _claim_once(
             sql("consumer", "due_insert", queue_id=queue_id),
             sql("consumer", "due_delete"),
         ]
-    form = "one" if count == 1 else "many"
+    form = form or ("one" if count == 1 else "many")
     held = _raw(slot.held_text())
     statements += [
         sql("consumer", f"pick_{form}", queue_id=queue_id, count=count),
@@ -177,7 +190,11 @@ def _claim_once(
     slot.in_doubt = True
     try:
         results: list[Result] = yield Packet(
-            *statements, commit=True, errors={(0, 1690): _DeclaredDead}, after=_pass_on(component, form), quiet=True
+            *statements,
+            commit=True,
+            errors={(0, 1690): _DeclaredDead, (len(statements) - 3, 1690): _NotStarted},
+            after=_pass_on(component, form),
+            quiet=True,
         )
     except BrokerConnectionError as error:
         if not error.outcome_unknown:

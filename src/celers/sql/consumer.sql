@@ -1,3 +1,7 @@
+-- MariaDB may answer a single-table UPDATE or DELETE that a KILL QUERY met before its first row with OK and no rows,
+-- and goes on with the packet (UPDATE on 11.8, DELETE on 10.11 too; INSERT, SELECT and the multi-table forms give an
+-- error). A single-table form may stand here only where something later notices that it changed nothing.
+
 -- name: open
 -- A new consumer: its row is its lease, its heartbeat and its counters.
 INSERT INTO celers_consumers (queue_id, worker_no, lease, lease_secs, heartbeat_at, started_at)
@@ -50,10 +54,14 @@ WHERE t.state = 'pending'
 
 -- name: lease_many
 -- What the consumer held before and what it took now; written only when something was taken or a beat is due.
-UPDATE celers_consumers
-SET lease = CONCAT('[[', :held, '],', IFNULL(@celers_seqs, '[]'), ']'), heartbeat_at = UTC_TIMESTAMP(6)
-WHERE consumer_no = :consumer_no AND queue_id = :queue_id
-  AND (@celers_seqs IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND)
+-- The row is there: guard_alive has locked it.
+INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at)
+VALUES (:consumer_no, :queue_id, CONCAT('[[', :held, '],', IFNULL(@celers_seqs, '[]'), ']'), 0, UTC_TIMESTAMP(6),
+  UTC_TIMESTAMP(6))
+ON DUPLICATE KEY UPDATE
+  lease = IF(@celers_seqs IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND, VALUES(lease), lease),
+  heartbeat_at = IF(@celers_seqs IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND,
+    VALUES(heartbeat_at), heartbeat_at)
 
 -- name: read_many
 SELECT t.seq, t.id, t.task_name, t.payload, t.payload_encoding, t.priority, t.retry_count, t.max_retries,
@@ -70,19 +78,26 @@ FROM (SELECT sort_rank, seq FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_
       ORDER BY sort_rank, seq LIMIT 1 FOR UPDATE SKIP LOCKED) picked
 
 -- name: take_one
-DELETE FROM celers_ready WHERE queue_id = :queue_id AND sort_rank = @celers_rank AND seq = @celers_seq
+DELETE r FROM celers_ready r FORCE INDEX (PRIMARY)
+WHERE r.queue_id = :queue_id AND r.sort_rank = @celers_rank AND r.seq = @celers_seq
 
 -- name: start_one
+-- That it started the task is asked by lease_one.
 UPDATE celers_tasks
 SET state = 'processing', started_at = UTC_TIMESTAMP(6), consumer_no = :consumer_no, worker_no = :worker_no,
     deliveries = deliveries + 1
 WHERE seq = @celers_seq AND state = 'pending'
 
 -- name: lease_one
-UPDATE celers_consumers
-SET lease = CONCAT('[[', :held, '],[', IFNULL(@celers_seq, ''), ']]'), heartbeat_at = UTC_TIMESTAMP(6)
-WHERE consumer_no = :consumer_no AND queue_id = :queue_id
-  AND (@celers_seq IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND)
+-- As lease_many; stops the packet with 1690 when a task was picked and the statement before did not change one row.
+INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at)
+VALUES (:consumer_no, :queue_id, CONCAT('[[', :held, '],[', IFNULL(@celers_seq, ''), ']]'),
+  9223372036854775807 + (@celers_seq IS NOT NULL AND ROW_COUNT() <> 1) - 9223372036854775807, UTC_TIMESTAMP(6),
+  UTC_TIMESTAMP(6))
+ON DUPLICATE KEY UPDATE
+  lease = IF(@celers_seq IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND, VALUES(lease), lease),
+  heartbeat_at = IF(@celers_seq IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND,
+    VALUES(heartbeat_at), heartbeat_at)
 
 -- name: read_one
 SELECT seq, id, task_name, payload, payload_encoding, priority, retry_count, max_retries,
@@ -117,12 +132,14 @@ WHERE seq IN (:seqs) AND state = 'processing' AND consumer_no = :consumer_no AND
   AND queue_id = :queue_id AND has_dependants = FALSE
 
 -- name: count_acked
--- In the packet of ack_many: counts what it changed on the consumer's own row.
--- MariaDB goes on with a packet whose client is gone, and ROW_COUNT() is -1 then: stop with 1690, out of range.
-UPDATE celers_consumers
-SET completed = completed + IF(ROW_COUNT() < 0, 9223372036854775807 - ROW_COUNT(), ROW_COUNT()),
-    heartbeat_at = UTC_TIMESTAMP(6)
-WHERE consumer_no = :consumer_no AND queue_id = :queue_id
+-- In the packet of ack_many: counts what it changed on the consumer's own row, which is there when it changed any.
+-- Fewer than `least` stop the packet with 1690, out of range. MariaDB goes on with a packet whose client is gone, and
+-- ROW_COUNT() is -1 then.
+INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at, completed)
+VALUES (:consumer_no, :queue_id, '[]', 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6),
+  IF(ROW_COUNT() < :least, 9223372036854775807 + (:least - ROW_COUNT()), ROW_COUNT()))
+ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), heartbeat_at = VALUES(heartbeat_at)
 
 -- name: beat
-UPDATE celers_consumers SET heartbeat_at = UTC_TIMESTAMP(6) WHERE consumer_no IN (:numbers)
+UPDATE (SELECT 1) one STRAIGHT_JOIN celers_consumers c FORCE INDEX (PRIMARY) SET c.heartbeat_at = UTC_TIMESTAMP(6)
+WHERE c.consumer_no IN (:numbers)
