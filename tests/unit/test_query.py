@@ -32,6 +32,7 @@ GOOD = [
     ("SELECT 1e5, 1.5, .5, 0x41, 1e-5, 5a FROM t", None),
 ]
 BAD = [
+    *("SELECT --;", "SELECT 1 --/**/1", "SELECT 1 --/* */"),
     *("", ";", "  ", "-- SELECT 1", "/* SELECT 1 */", "(", "("),
     *("SELECT 1; SELECT 2", "SELECT 1;;", "SELECT 1; DROP TABLE t", "SELECT 1;\nDELETE FROM t", ";SELECT 1"),
     *(

@@ -80,8 +80,12 @@ def select_text(query: object, name: str = "query") -> bytes:
         raise _refused("a second statement", name)
     _check_kind(parts, name)
     _check_words(parts, name)
+    text = "".join(token.text for token in found).strip()
+    # Two minus signs are a comment only before a blank or the end, and either may have come by what was taken out.
+    if any(token.kind is Kind.COMMENT for token in tokens(text)):
+        raise _refused("two minus signs that begin a comment", name)
     try:
-        return "".join(token.text for token in found).strip().encode()
+        return text.encode()
     except UnicodeEncodeError:
         raise _refused("a surrogate, which is no character", name) from None
 
