@@ -133,6 +133,8 @@ CORE-13  with_transaction
 CORE-14  pool
 CORE-16  dequeue_wait
 CONF-04  close
+HOOK-01  add_hook
+HOOK-01  clear_hooks
 """
 """What the broker itself offers, besides operations."""
 
