@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from celers.cli import codes
 from celers.cli.output import print_json, print_table
 from celers.cli.target import find_app, open_broker, resolve
+from celers.cli.workers import STALE_SECS
 
 if TYPE_CHECKING:
     from celers.broker import MysqlBroker
     from celers.cli.main import SubParsers
     from celers.model.stats import QueueStatistics
     from celers.model.worker import WorkerHeartbeat
-
-# An idle worker says every 20 s that it is there; two of these and a bit.
-_STALE_SECS = 45.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def _look(broker: MysqlBroker) -> _Queue:
         broker.get_statistics(),
         broker.is_paused(),
         broker.is_drain_mode(),
-        broker.get_all_worker_heartbeats(_STALE_SECS),
+        broker.get_all_worker_heartbeats(STALE_SECS),
     )
 
 

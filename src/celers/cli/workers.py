@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from celers.broker import MysqlBroker
     from celers.cli.main import SubParsers
 
-# `celers worker` beats every 3 s; three missed beats and a bit.
-STALE_SECS = 10.0
+# An idle worker says every 20 s that it is there; two of these and a bit.
+STALE_SECS = 45.0
 
 
 def add_parser(subparsers: SubParsers) -> argparse.ArgumentParser:

@@ -198,3 +198,10 @@ class TestSettings:
     def test_bad_values(self, change):
         with pytest.raises(ValidationError):
             WorkerSettings(**{"queues": ("q",), **change})
+
+
+def test_the_command_line_waits_longer_for_an_idle_worker_than_that_is_silent():
+    from celers.cli.workers import STALE_SECS
+    from celers.worker.keeper import PRESENT_EVERY_SECS
+
+    assert STALE_SECS > 2 * PRESENT_EVERY_SECS
