@@ -19,6 +19,7 @@ from uuid import UUID
 
 from celers.components.base import Component
 from celers.components.claims import intern_worker
+from celers.components.parents import cycle_in
 from celers.components.settling import Tally
 from celers.core import Core
 from celers.db.driver import Result
@@ -164,20 +165,8 @@ class Spool:
         CyclicDependencyError
             Pending tasks wait for each other.
         """
-        waiting = {key: {parent for parent in parents if parent in self._waits} for key, parents in self._waits.items()}
-        self._waits = {}
-        children: dict[bytes, list[bytes]] = {}
-        for key, parents in waiting.items():
-            for parent in parents:
-                children.setdefault(parent, []).append(key)
-        free = [key for key, parents in waiting.items() if not parents]
-        while free:
-            done = free.pop()
-            del waiting[done]
-            for child in children.get(done, ()):
-                waiting[child].discard(done)
-                if not waiting[child]:
-                    free.append(child)
+        waits, self._waits = self._waits, {}
+        waiting = cycle_in(waits)
         if waiting:
             cycle = [UUID(bytes=key) for key in waiting]
             raise CyclicDependencyError("pending tasks depend on each other in a cycle", cycle=cycle)

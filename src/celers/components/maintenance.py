@@ -13,7 +13,6 @@ from celers.components.deleting import (
     delete_history,
     delete_letters,
     delete_results,
-    purge_picked,
     purge_where,
 )
 from celers.components.inspection import task_state
@@ -284,9 +283,6 @@ class Maintenance(Component[M]):
     def history_step(self, older_than: Duration) -> Steps[int]:
         """Delete at most 500 history rows older than a duration; return how many."""
         return (yield from delete_history(self, validate.age(older_than, "older_than"), STEP_CHUNK, once=True))
-
-    def _purge(self, picked: list[tuple[bytes | None, ...]]) -> Steps[int]:
-        return (yield from purge_picked(self, picked))
 
     def _purge_state(self, state: DbTaskState) -> Steps[int]:
         purged = yield from purge_where(self, (state,))

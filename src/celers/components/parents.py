@@ -6,8 +6,8 @@ or it ends after the commit, and then the acknowledgement finds `has_dependants`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from celers.errors import CyclicDependencyError, InvalidStateTransitionError, TaskNotFoundError
@@ -20,7 +20,9 @@ from celers_fast.params import build_values
 if TYPE_CHECKING:
     from celers.core import Core
 
-__all__ = ["insert_dependencies", "unmet_counts"]
+__all__ = ["cycle_in", "insert_dependencies", "unmet_counts"]
+
+Key = TypeVar("Key", bound=Hashable)
 
 _IDS_PER_STATEMENT = 1000
 
@@ -38,7 +40,9 @@ def unmet_counts(core: Core, tasks: Sequence[SerializedTask]) -> Steps[dict[UUID
         A dependency has failed, was cancelled or is a dead letter.
     """
     own = {task.metadata.id: task.metadata.dependencies for task in tasks}
-    _refuse_cycles(own)
+    waiting = cycle_in(own)
+    if waiting:
+        raise CyclicDependencyError("tasks of the batch depend on each other in a cycle", cycle=waiting)
     parents = sorted({parent for dependencies in own.values() for parent in dependencies} - own.keys())
     states: dict[UUID, str] = {}
     for at in range(0, len(parents), _IDS_PER_STATEMENT):
@@ -89,10 +93,17 @@ def insert_dependencies(core: Core, tasks: Sequence[SerializedTask], unmet: dict
         yield Packet(core.sql("producer", "mark_parents", ids=waited_for[at : at + _IDS_PER_STATEMENT]))
 
 
-def _refuse_cycles(own: dict[UUID, frozenset[UUID]]) -> None:
-    """Remove tasks without open dependencies inside the batch until none is left."""
+def cycle_in(own: Mapping[Key, Iterable[Key]]) -> list[Key]:
+    """Return the tasks of a batch that wait for each other, and those behind them; empty when all can run in turn.
+
+    Parameters
+    ----------
+    own : mapping
+        By task, what it waits for; tasks outside of the mapping do not count.
+    """
+    # Tasks without open dependencies inside the batch are removed until none of them is left.
     waiting = {task_id: {parent for parent in parents if parent in own} for task_id, parents in own.items()}
-    children: dict[UUID, list[UUID]] = {}
+    children: dict[Key, list[Key]] = {}
     for task_id, parents in waiting.items():
         for parent in parents:
             children.setdefault(parent, []).append(task_id)
@@ -104,5 +115,4 @@ def _refuse_cycles(own: dict[UUID, frozenset[UUID]]) -> None:
             waiting[child].discard(done)
             if not waiting[child]:
                 free.append(child)
-    if waiting:
-        raise CyclicDependencyError("tasks of the batch depend on each other in a cycle", cycle=waiting)
+    return list(waiting)
