@@ -412,3 +412,26 @@ def test_a_row_that_cannot_be_read_is_buried_although_the_connection_is_lost(
     assert rule.seen.is_set()
     assert [letter.task_id for letter in broker.list_dlq(10, 0)] == [bad]
     tables.check(broker)
+
+
+def test_a_row_keeps_its_size_and_the_view_says_what_has_not_come(sync_broker, tables):
+    """What a claim and an acknowledgement write has a fixed size, so that the row is changed in place (ADR 7)."""
+    kinds = tables.rows(
+        "SELECT column_name, is_nullable, data_type FROM information_schema.columns WHERE table_schema = DATABASE()"
+        " AND table_name = 'celers_tasks' AND column_name IN"
+        " ('state', 'started_at', 'completed_at', 'consumer_no', 'worker_no', 'deliveries')"
+    )
+    assert len(kinds) == 6
+    assert {nullable for _, nullable, _ in kinds} == {"NO"}
+    assert {kind for _, _, kind in kinds} == {"enum", "datetime", "int"}
+
+    look = "SELECT started_at IS NULL, completed_at IS NULL FROM celers_tasks_view"
+    task_id = sync_broker.enqueue(SerializedTask.new("job"))
+    assert tables.rows(look) == [(1, 1)]
+    message = sync_broker.dequeue()
+    assert tables.rows(look) == [(0, 1)]
+    sync_broker.reject(task_id, message.receipt_handle)
+    assert tables.rows(look) == [(1, 1)]
+    sync_broker.update_batch_state([task_id], DbTaskState.COMPLETED)
+    assert tables.rows(look) == [(1, 0)]
+    assert sync_broker.get_task(task_id).started_at is None
