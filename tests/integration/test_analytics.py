@@ -46,6 +46,34 @@ def test_tasks_are_counted_by_name(make_broker, empty_database_url, indexes):
     ]
 
 
+@pytest.mark.spec("INSP-04", "SCHEMA-01")
+def test_names_are_counted_in_an_index_where_there_is_one(sync_broker, packets):
+    broker = sync_broker
+    broker.enqueue_batch([SerializedTask.new(f"job{number % 3}") for number in range(300)])
+    assert packets.count(broker.count_by_task_name) == 2
+    broker.migrate(reporting_indexes=True)
+    assert packets.count(broker.count_by_task_name) == 1
+    explain = "EXPLAIN" if broker.core.server.is_mariadb else "EXPLAIN FORMAT=TRADITIONAL"
+    with broker.with_transaction() as transaction:
+        text = broker.core.sql("analytics", "names_indexed", queue_id=broker.core.queue_id).decode()
+        plan = [" ".join(str(value) for value in row) for row in transaction.fetch_all(f"{explain} {text}")]
+    read = [row for row in plan if "idx_tasks_task_name_state" in row]
+    assert len(read) == 2, plan
+    # Skipped through for the names, and each range counted without a look at the tasks.
+    assert sum("Using index for group-by" in row for row in read) == 1, plan
+    assert all("Using index" in row for row in read), plan
+
+
+@pytest.mark.spec("INSP-04", "DATA-05")
+def test_names_that_look_alike_are_counted_apart(broker):
+    """Without an index names are told apart by checksums; these share all bytes, or one of the sums."""
+    names = ["ab", "ba", "plumless", "buckeroo", "\u00e9", "e\u0301", "x" * 255, "x" * 254, "a\u4e2d", "\u4e2da"]
+    broker.enqueue_batch([SerializedTask.new(name) for number, name in enumerate(names) for _ in range(number + 1)])
+    assert {one.task_name: one.total for one in broker.count_by_task_name()} == {
+        name: number + 1 for number, name in enumerate(names)
+    }
+
+
 @pytest.mark.spec("INSP-07", "CONF-06")
 def test_one_state_is_counted(broker, tables):
     assert [broker.count_by_state_quick(state) for state in DbTaskState] == [0] * 5

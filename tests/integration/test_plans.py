@@ -29,7 +29,9 @@ TOPICS = [
     *("analytics", "consumer", "dlq", "health", "history", "inspection", "limits", "loads", "maintenance", "producer"),
     *("queues", "results", "settle", "tasks", "transfer", "wakeup", "workers"),
 ]
-STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic)]
+# Its index is made on request, not in the crowded database: see test_analytics.py.
+ELSEWHERE = ("analytics", "names_indexed")
+STATEMENTS = [(topic, name) for topic in TOPICS for name in SQL.names(topic) if (topic, name) != ELSEWHERE]
 
 SEQS = [READY + 1, READY + 2, READY + 3]
 IDS = [UUID(int=seq) for seq in SEQS]

@@ -6,14 +6,20 @@ from typing import Final
 
 from celers import rows as read
 from celers.components.base import Component, M
-from celers.errors import ValidationError
+from celers.errors import CelersError, ValidationError
 from celers.model.enums import DbTaskState
 from celers.model.inspection import RetryStatistics, TaskAgeDistribution, TaskNameCount
 from celers.operation import Packet, Steps, operation
 
 __all__ = ["Analytics"]
 
+NO_SUCH_INDEX: Final = 1176
+
 AGE_BUCKETS: Final = ("< 1 min", "1-5 min", "5-15 min", "15-60 min", "> 60 min")
+
+
+class _NoIndex(CelersError):
+    """The reporting indexes have not been made."""
 
 
 class Analytics(Component[M]):
@@ -45,10 +51,16 @@ class Analytics(Component[M]):
     def name_counts(self) -> Steps[list[TaskNameCount]]:
         """Return the tasks of each name by state, the most frequent name first, then by name.
 
-        Reads the tasks of the queue: about 1.5 s per million of them; with the reporting indexes an index alone,
-        about 0.3 s.
+        Without the reporting indexes this reads the tasks of the queue, about a second per million of them; with them
+        it counts in an index alone, 0.2 to 0.3 s. One round trip with the indexes, two without them.
         """
-        results = yield Packet(self.core.sql("analytics", "names", queue_id=self.core.queue_id))
+        core = self.core
+        try:
+            results = yield Packet(
+                core.sql("analytics", "names_indexed", queue_id=core.queue_id), errors={(0, NO_SUCH_INDEX): _NoIndex}
+            )
+        except _NoIndex:
+            results = yield Packet(core.sql("analytics", "names", queue_id=core.queue_id))
         names: dict[str, dict[str, int]] = {}
         for row in results[0].rows:
             names.setdefault(read.text(row[0]), {})[read.text(row[1])] = read.integer(row[2])

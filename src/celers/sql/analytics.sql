@@ -25,9 +25,23 @@ SELECT (SELECT IFNULL(SUM(cancelled), 0) FROM celers_consumers WHERE queue_id = 
      + (SELECT IFNULL(SUM(cancelled), 0) FROM celers_queue_totals WHERE queue_id = :queue_id)
 
 -- name: names
--- Reads the tasks of the queue, or idx_tasks_task_name_state alone where it was made: grouped like that index, so that
--- the planner takes it and not the shorter one on the names, which would fetch each row.
-SELECT task_name, state, COUNT(*) FROM celers_tasks WHERE queue_id = :queue_id GROUP BY task_name, state
+-- Reads the tasks of the queue, grouped by a number: to look up a text of up to 255 characters for each row costs more
+-- than to read it. The number is two independent checksums of the name, 61 bits together, and the state; the name
+-- comes from the first row of each group.
+SELECT t.task_name, t.state, counted.tasks
+FROM (SELECT MIN(seq) AS seq, COUNT(*) AS tasks FROM celers_tasks FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id
+      GROUP BY (CRC32(task_name) << 32) | (CRC32(REVERSE(task_name)) & 4294967288) | (state + 0)) counted
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = counted.seq
+
+-- name: names_indexed
+-- The same with idx_tasks_task_name_state of the reporting indexes: it is skipped through for the names and states (both
+-- servers do that only when the index's columns are asked for from the first), and each pair is a range to be counted.
+-- Error 1176 without the index.
+SELECT found.task_name, found.state,
+  (SELECT COUNT(*) FROM celers_tasks t FORCE INDEX (idx_tasks_task_name_state)
+   WHERE t.queue_id = :queue_id AND t.task_name = found.task_name AND t.state = found.state)
+FROM (SELECT DISTINCT queue_id, task_name, state FROM celers_tasks FORCE INDEX (idx_tasks_task_name_state)
+      WHERE queue_id = :queue_id) found
 
 -- name: ages
 -- Pending tasks from the small tables, each looked up by primary key: costs what is pending.
