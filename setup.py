@@ -39,7 +39,9 @@ def extensions() -> list[Extension]:
         Extension(
             f"celers_fast._{topic}_c",
             [f"src/celers_fast/_{topic}_c.pyx"],
-            extra_compile_args=flags,
+            # Large batches are compressed by several threads; C libraries before glibc 2.34 keep those apart.
+            extra_compile_args=[*flags, "-pthread"] if topic == "compression" else flags,
+            extra_link_args=["-pthread"] if topic == "compression" else [],
             libraries=["z"] if topic == "compression" else [],
         )
         for topic in TOPICS

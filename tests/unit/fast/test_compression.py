@@ -116,6 +116,24 @@ def test_batches_are_what_single_calls_give(compression):
     assert compression.compress_payloads((bytearray(b"a"), memoryview(b"b"))) == [b"\x00a", b"\x00b"]
 
 
+def test_large_batches_are_what_single_calls_give(compression):
+    """Several threads work on them, each with a stream for short and one for long payloads."""
+    items = [b"%d %s" % (i, b"payload " * (i % 700)) for i in range(1500)] + [os.urandom(4000) for _ in range(50)]
+    items += [(b"0123456789 %d" % i) * 500 for i in range(300)]
+    expected = [compression.compress_payload(item) for item in items]
+    for _ in range(5):
+        assert compression.compress_payloads(items) == expected
+
+
+@pytest.mark.spec("IMPEX-05")
+def test_every_zlib_reads_the_streams(compression):
+    for size in (100, 4095, 4096, 4097, 70_000):
+        data = b"celers %d " % size * (size // 8 + 1)
+        stored = compression.compress_payload(data, min_size=0)
+        assert stored[0] == 1
+        assert zlib.decompress(stored[1:], -15) == data
+
+
 def test_threads_do_not_share_a_stream(compression):
     wrong = []
 
