@@ -8,6 +8,7 @@ import inspect
 import pytest
 
 from celers import AsyncMysqlBroker, MysqlBroker
+from tests.reference.__main__ import stale
 from tests.reference.names import BROKER, MISSING, OPERATIONS
 from tests.reference.operations import rows
 
@@ -62,3 +63,8 @@ def test_every_operation_says_what_it_gives():
     for row in rows():
         text = inspect.getdoc(row.target.steps) or ""
         assert text.split("\n")[0].endswith("."), f"{row.component} has no first line"
+
+
+@pytest.mark.spec("DOC-04")
+def test_the_generated_pages_are_fresh():
+    assert not stale(), "run `python -m tests.reference`"
