@@ -207,9 +207,27 @@ class Core:
         self.worker_numbers: dict[str, int] = {}
         self.meters: dict[str, deque[float]] = {name: deque(maxlen=METERED_CALLS) for name in ("enqueue", "dequeue")}
         """Seconds that the last calls took, for `get_performance_metrics`."""
+        self.next_sample = 0.0
+        """When `celers.components.throughput` writes again, by the monotonic clock."""
         self._queue_id: int | None = None
         self._next_due: float | None = None
         self._average_bytes: float | None = None
+
+    def for_queue(self, queue_name: str) -> Core:
+        """Make the core of another queue with the settings, the hooks and the server of this one."""
+        other = Core(
+            queue_name,
+            self.prefix,
+            max_payload_bytes=self.max_payload_bytes,
+            compress=self.compress,
+            lease_secs=self.lease_secs,
+            record_history=self.record_history,
+            database=self.database,
+            wake_up=self.wake_up,
+        )
+        other.server = self.server
+        other.hooks = self.hooks
+        return other
 
     @property
     def has_queue_id(self) -> bool:

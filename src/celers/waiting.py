@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+from celers import validate
 from celers.attendant import Attendant
 
 if TYPE_CHECKING:
     from celers.core import Core
     from celers.db.url import ConnectOptions
 
-__all__ = ["WaitingRoom"]
+__all__ = ["Patience", "WaitingRoom"]
+
+LONGEST_POLL_SECS = 1.0
+RESTING_SECS = 5.0
 
 
 class WaitingRoom:
@@ -91,3 +96,39 @@ class WaitingRoom:
         """End the attendant."""
         if self._attendant is not None:
             self._attendant.close()
+
+
+class Patience:
+    """When a caller of `dequeue_wait` looks again.
+
+    Parameters
+    ----------
+    timeout_secs : timedelta, int, float or None
+        None waits without end.
+    poll_interval_secs : timedelta, int or float
+        First pause between two looks; doubles up to 1 s.
+    """
+
+    def __init__(self, core: Core, timeout_secs: float | None, poll_interval_secs: float) -> None:
+        timeout = None if timeout_secs is None else validate.duration(timeout_secs, "timeout_secs")
+        self._core = core
+        self._pause = validate.duration(poll_interval_secs, "poll_interval_secs", positive=True)
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def wait(self, *, resting: bool) -> float | None:
+        """How long to sleep before the next look; None when the deadline has come.
+
+        `resting`: a ring is sure to be heard.
+        """
+        pause = RESTING_SECS if resting else self._pause
+        next_due = self._core.next_due_secs
+        # What was due already and did not come is locked by somebody.
+        wait = min(pause, max(next_due, 0.001)) if next_due else pause
+        if self._deadline is None:
+            return wait
+        left = self._deadline - time.monotonic()
+        return None if left <= 0 else min(wait, left)
+
+    def grow(self) -> None:
+        """Take a longer pause from now on."""
+        self._pause = min(self._pause * 2, max(self._pause, LONGEST_POLL_SECS))
