@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from celers import forks
-from celers.db.session import Ring
 from celers.hooks import TaskHooks
 from celers.operation import QueueUnknown
 from celers.sql import Statements
-from celers.wakeup import ring_statement, slot_names
+from celers.wakeup import Ring, ring_statement, slot_names
 
 if TYPE_CHECKING:
-    from celers.db.driver import ServerInfo
+    from celers.db.server import ServerInfo
 
 __all__ = ["Core", "Delivery", "Slot", "Slots"]
 

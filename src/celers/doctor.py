@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from celers.attendant import obstacle
-from celers.db.driver import Connection, DriverError, connect, map_error
+from celers.db.driver import Connection, connect
+from celers.db.outcome import DriverError, map_error
 from celers.model.base import Record
 from celers.parking import ParkThread
 from celers.sql import Statements

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celers import forks
-from celers.db.driver import Connection, DriverError, connect, map_error
+from celers.db.driver import Connection, connect
+from celers.db.outcome import DriverError, map_error
 from celers.sql import Statements
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from celers.components.consumer import Consumer
 from celers.components.producer import Producer
 from celers.components.results import Results
 from celers.components.tasks import Tasks
-from celers.db.driver import Connection, DriverError, Result, map_error
+from celers.db.driver import Connection
+from celers.db.outcome import DriverError, Result, map_error
 from celers.db.runner import BlockingRunner, TransactionRunner
 from celers.db.session import QUERY_INTERRUPTED
 from celers.errors import BrokerError, SerializationError, ValidationError

@@ -33,15 +33,65 @@ Where it cannot work, consumers poll
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["PARK_SECS", "SLOTS", "pass_on_statements", "ring_each", "ring_statement", "slot_names"]
+if TYPE_CHECKING:
+    from celers.operation import Packet
+
+__all__ = ["PARK_SECS", "SLOTS", "Ring", "pass_on_statements", "ring_each", "ring_statement", "slot_names"]
 
 SLOTS = 4
 """Consumers of one queue that can be parked at a time; further idle ones stand in line."""
 
 PARK_SECS = 30.0
 """Length of one wait. It bounds what is left to chance, such as a slot held for a client that died silently."""
+
+REFUSED_ERRNOS = frozenset({1095, 1227})
+"""A ring reached a consumer of another account, whom this one may not wake."""
+REPORT_EVERY_SECS = 600.0
+
+
+class Ring:
+    """Wakes an idle consumer of a queue behind a COMMIT.
+
+    Parameters
+    ----------
+    statement : bytes
+    placing : tuple of bytes
+        How statements begin that make tasks claimable, or soon so.
+    report : bytes
+        Notes in the database that this account may not ring the queue's consumers.
+    """
+
+    __slots__ = ("_report_at", "placing", "report", "statement")
+
+    def __init__(self, statement: bytes, placing: tuple[bytes, ...], report: bytes) -> None:
+        self.statement = statement
+        self.placing = placing
+        self.report = report
+        self._report_at = 0.0
+
+    def was_refused(self, connection: Any) -> bool:
+        """Did the server refuse this connection's ring, and is it time to say so again?"""
+        if connection.tail_errno not in REFUSED_ERRNOS:
+            return False
+        now = time.monotonic()
+        due = now >= self._report_at
+        if due:
+            self._report_at = now + REPORT_EVERY_SECS
+        return due
+
+    def is_due(self, packet: Packet) -> bool:
+        """Does this packet place tasks?"""
+        if packet.quiet:
+            return False
+        placing = self.placing
+        for text in packet.statements:  # noqa: SIM110 - for every packet there is
+            if text.startswith(placing):
+                return True
+        return False
 
 
 def slot_names(database: str, prefix: str, queue_name: str) -> tuple[str, ...]:

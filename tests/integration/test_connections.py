@@ -31,8 +31,10 @@ from celers import (
 )
 from celers.db import driver as driver_module
 from celers.db import pool as pool_module
-from celers.db.driver import Connection, connect, parse_version
+from celers.db.driver import Connection, connect
+from celers.db.outcome import DriverError
 from celers.db.pool import Pool
+from celers.db.server import check_version, parse_version
 from celers.db.url import parse_url
 from tests.fixtures.server import database_at, running
 from tests.fixtures.waiting import INNODB_EVERY, until
@@ -107,7 +109,7 @@ def test_rows_that_match_are_counted_and_not_those_that_change(raw):
 def test_nothing_is_cut_off_silently(raw):
     raw.run(b"CREATE TEMPORARY TABLE t (a VARCHAR(2), b TINYINT)", 1)
     for values in (b"('long', 1)", b"('x', 1000)"):
-        with pytest.raises(driver_module.DriverError):
+        with pytest.raises(DriverError):
             raw.run(b"INSERT INTO t VALUES " + values, 1)
 
 
@@ -164,14 +166,14 @@ def test_times_are_the_servers_and_in_utc_whatever_its_zone_and_the_clients_cloc
 )
 def test_versions_are_read(text, version, mariadb):
     assert parse_version(text) == (version, mariadb)
-    driver_module._check_version(text)
+    check_version(text)
 
 
 @pytest.mark.spec("CONF-01", "ERR-03")
 @pytest.mark.parametrize("text", ["8.0.18", "5.7.44-log", "5.5.5-10.5.27-MariaDB", "10.5.9-MariaDB", "unknown"])
 def test_old_servers_are_refused(text):
     with pytest.raises(ConfigurationError):
-        driver_module._check_version(text)
+        check_version(text)
 
 
 @pytest.mark.spec("ARCH-06")
@@ -824,7 +826,7 @@ def test_there_is_one_leader_and_then_another(database_url):
 def test_an_async_broker_sees_an_old_server_too(database_url, monkeypatch):
     import asyncio
 
-    monkeypatch.setattr(driver_module, "_check_version", lambda text: (_ for _ in ()).throw(ConfigurationError("old")))
+    monkeypatch.setattr(driver_module, "check_version", lambda text: (_ for _ in ()).throw(ConfigurationError("old")))
 
     async def main():
         broker = AsyncMysqlBroker(database_url)

@@ -14,7 +14,8 @@ import pytest
 
 from celers.components import migrations
 from celers.components.migrations import Migrations
-from celers.db.driver import DriverError, connect, map_error
+from celers.db.driver import connect
+from celers.db.outcome import DriverError, map_error
 from celers.db.url import parse_url
 from celers.errors import MigrationError
 from celers.sql.ddl import describe

@@ -8,7 +8,7 @@ import pytest
 
 from celers.components.claims import _take_over
 from celers.core import Core, Slot
-from celers.db.driver import Result
+from celers.db.outcome import Result
 from celers_fast.ids import uuid7
 
 DELIVERIES = 11

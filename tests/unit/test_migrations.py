@@ -11,7 +11,7 @@ import pytest
 from celers.components import migrations
 from celers.components.migrations import Migrations
 from celers.core import Core
-from celers.db.driver import Result
+from celers.db.outcome import Result
 from celers.errors import BrokerError, MigrationError, ValidationError
 from celers.operation import Packet, Steps
 from celers.sql import migration_files

@@ -12,8 +12,9 @@ import pytest
 
 from celers.components.parts import one_part
 from celers.db import session as session_module
-from celers.db.driver import DriverError, Result
-from celers.db.session import ATTEMPTS, RECONNECTS, RESTARTS, Acquire, Discard, Send, Session, Sleep, backoff, drive
+from celers.db.outcome import DriverError, Result
+from celers.db.requests import Acquire, Discard, Send, Session, Sleep
+from celers.db.session import ATTEMPTS, RECONNECTS, RESTARTS, backoff, drive
 from celers.errors import (
     BrokerConnectionError,
     BrokerError,

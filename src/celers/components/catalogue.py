@@ -10,7 +10,7 @@ from typing import Any
 
 from celers import rows as read
 from celers.components.base import Component
-from celers.db.driver import Result
+from celers.db.outcome import Result
 from celers.errors import BrokerError
 from celers.model.database import IndexStats, QueryPlan, TableSizeInfo
 from celers.operation import Packet, Steps

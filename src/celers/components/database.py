@@ -25,7 +25,8 @@ from celers.components.catalogue import (
     whole,
 )
 from celers.components.migrations import Migrations
-from celers.db.driver import DriverError, parse_version
+from celers.db.outcome import DriverError
+from celers.db.server import parse_version
 from celers.errors import BrokerError, CelersError, ConfigurationError
 from celers.model.database import (
     IndexStats,

@@ -22,7 +22,7 @@ from celers.components.claims import intern_worker
 from celers.components.parents import cycle_in
 from celers.components.settling import Tally
 from celers.core import Core
-from celers.db.driver import Result
+from celers.db.outcome import Result
 from celers.errors import (
     BrokerConnectionError,
     CyclicDependencyError,

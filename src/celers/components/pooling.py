@@ -9,7 +9,7 @@ from typing import Any
 
 from celers.components.base import Component
 from celers.db.aiopool import AsyncPool
-from celers.db.driver import DriverError, map_error
+from celers.db.outcome import DriverError, map_error
 from celers.db.pool import Counters, Pool
 from celers.errors import BrokerConnectionError, BrokerError
 from celers.model.database import ConnectionDiagnostics

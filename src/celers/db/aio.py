@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celers.db.aiopool import AsyncPool
-from celers.db.driver import DriverError, map_error
+from celers.db.outcome import DriverError, map_error
 from celers.db.pool import closed_error
-from celers.db.session import Acquire, Discard, Request, Send, Session, Sleep, advance, drive
+from celers.db.requests import Acquire, Discard, Request, Send, Session, Sleep, advance
+from celers.db.session import drive
 from celers.errors import ValidationError
 from celers.operation import QueueUnknown, repeatable
 

@@ -12,32 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from MySQLdb import _exceptions, _mysql
 from MySQLdb.constants import CLIENT, FIELD_TYPE, FLAG
 from MySQLdb.converters import conversions
 
 from celers import forks
-from celers.errors import BrokerConnectionError, BrokerError, ConfigurationError, SerializationError
+from celers.db.outcome import DriverError, Result, Row
+from celers.db.server import ServerInfo, check_version, knows_snapshot_isolation
+from celers.errors import BrokerConnectionError, ConfigurationError
 
 if TYPE_CHECKING:
     from celers.db.url import ConnectOptions
 
-__all__ = ["LOST_ERRNOS", "SLOW_SECS", "Connection", "DriverError", "Result", "ServerInfo", "connect", "foreign_run"]
-
-Row = tuple[bytes | None, ...]
-
-LOST_ERRNOS = frozenset({1053, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
-"""Numbers after which a connection cannot be used again."""
-
-JSON_ERRNOS = frozenset({3140, 3157, 4025})
-"""Not JSON, nested deeper than the server takes (MySQL), refused by the check of a JSON column (MariaDB)."""
+__all__ = ["SLOW_SECS", "Connection", "DriverError", "Result", "ServerInfo", "connect", "foreign_run"]
 
 SLOW_SECS = 3600.0
 """Read timeout of connections for statements that may take long."""
@@ -65,63 +56,16 @@ _SESSION_STATEMENTS = 4
 _LATEST = b"innodb_snapshot_isolation=OFF"
 _LATEST_ONLY = b"SET STATEMENT " + _LATEST + b" FOR "
 _READS_AND_WRITES = (b"SELECT", b"INSERT", b"UPDATE", b"DELETE")
-_FIRST_WITH_SNAPSHOT_ISOLATION = {(10, 6): 18, (10, 11): 8, (11, 0): 6, (11, 1): 5, (11, 2): 4, (11, 4): 2}
-
-
-class DriverError(Exception):
-    """An error of the driver, before it is mapped to the package's own.
-
-    Attributes
-    ----------
-    errno : int
-    message : str
-    index : int
-        Index in the packet of the statement that failed; -1 when the packet never left.
-    """
-
-    def __init__(self, errno: int, message: str, index: int) -> None:
-        super().__init__(errno, message)
-        self.errno = errno
-        self.message = message
-        self.index = index
-        self.results: list[Result] = []
-        """What the statements before it have answered."""
-
-    @property
-    def lost(self) -> bool:
-        """Is the connection gone?"""
-        return self.errno in LOST_ERRNOS
-
-
-class Result(NamedTuple):
-    """What one statement of a packet answered."""
-
-    rows: tuple[Row, ...]
-    affected: int
-    insert_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """What a connection learned about its server when it was opened."""
-
-    version: str
-    version_tuple: tuple[int, int, int]
-    is_mariadb: bool
-    max_allowed_packet: int
-    identity: tuple[str, ...]
-    """Host name, port, server id and socket: two connections with equal identities talk to the same server."""
-
 
 _OK_EMPTY: tuple[Row, ...] = ()
 
 
-def _collect(raw: Any, count: int, make: Callable[[Any], Any]) -> list[Result]:
-    """Read the results of a packet that was just sent; `make` wraps a pending result set."""
+def _collect(raw: Any, count: int) -> list[Result]:
+    """Read the results of a packet that was just sent."""
     results: list[Result] = []
     try:
         while True:
-            result = make(raw)
+            result = _store(raw)
             if result is None:
                 results.append(Result(_OK_EMPTY, raw.affected_rows(), raw.insert_id()))
             else:
@@ -228,7 +172,7 @@ class Connection:
         try:
             self.tail_errno = 0
             _send(raw, text)
-            results = _collect(raw, count, _store)
+            results = _collect(raw, count)
         except DriverError as failure:
             self.broken = failure.lost
             if failure.lost or needed is None or failure.index < needed:
@@ -340,7 +284,7 @@ def foreign_run(connection: Any, text: bytes) -> Result:
     Values come back as bytes, whatever converters the caller has set. Locks are taken on the latest rows, whatever the
     age of the caller's snapshot; the session stays as it is.
     """
-    if text.startswith(_READS_AND_WRITES) and _knows_snapshot_isolation(connection.get_server_info()):
+    if text.startswith(_READS_AND_WRITES) and knows_snapshot_isolation(connection.get_server_info()):
         text = _LATEST_ONLY + text
     try:
         connection.query(text)
@@ -356,38 +300,6 @@ def foreign_run(connection: Any, text: bytes) -> Result:
 def is_driver_connection(value: object) -> bool:
     """Is this a connection of mysqlclient?"""
     return isinstance(value, _mysql.connection)
-
-
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
-
-
-def parse_version(text: str) -> tuple[tuple[int, int, int], bool]:
-    """Read ``"5.5.5-10.11.19-MariaDB"`` or ``"9.7.4"`` as (version, is MariaDB)."""
-    is_mariadb = "mariadb" in text.lower()
-    text = text.removeprefix("5.5.5-") if is_mariadb else text
-    match = _VERSION.search(text)
-    if match is None:
-        raise ConfigurationError(f"cannot read the server's version {text!r}")
-    major, minor, patch = (int(part) for part in match.groups())
-    return (major, minor, patch), is_mariadb
-
-
-@lru_cache(maxsize=16)
-def _knows_snapshot_isolation(text: str) -> bool:
-    """Has a server of this version the setting `innodb_snapshot_isolation`?"""
-    version, is_mariadb = parse_version(text)
-    first = _FIRST_WITH_SNAPSHOT_ISOLATION.get(version[:2])
-    return is_mariadb and (version >= (11, 5, 0) or (first is not None and version[2] >= first))
-
-
-def _check_version(text: str) -> tuple[tuple[int, int, int], bool]:
-    version, is_mariadb = parse_version(text)
-    oldest = (10, 6, 0) if is_mariadb else (8, 0, 19)
-    if version < oldest:
-        name = "MariaDB" if is_mariadb else "MySQL"
-        needed = ".".join(str(part) for part in oldest)
-        raise ConfigurationError(f"{name} {text} is too old: celers needs {name} {needed} or newer")
-    return version, is_mariadb
 
 
 def _ssl_options(options: ConnectOptions) -> dict[str, Any]:
@@ -472,13 +384,13 @@ def connect(options: ConnectOptions, *, read_timeout: float | None = None, singl
 def _greet(raw: Any, options: ConnectOptions) -> Connection:
     """Check the server and set the session up, in one round trip."""
     version_text: str = raw.get_server_info()
-    version, is_mariadb = _check_version(version_text)
+    version, is_mariadb = check_version(version_text)
     limit = b"max_statement_time=0" if is_mariadb else b"max_execution_time=0"
-    if _knows_snapshot_isolation(version_text):
+    if knows_snapshot_isolation(version_text):
         limit += b", " + _LATEST
     try:
         raw.query(_SESSION % limit)
-        results = _collect(raw, _SESSION_STATEMENTS, _store)
+        results = _collect(raw, _SESSION_STATEMENTS)
     except _exceptions.MySQLError as error:
         raise _driver_error(error, 0) from error
     found = {(row[0] or b"").decode().lower(): (row[1] or b"").decode("utf-8", "replace") for row in results[2].rows}
@@ -498,20 +410,3 @@ def _greet(raw: Any, options: ConnectOptions) -> Connection:
         identity=tuple(found.get(key, "") for key in ("hostname", "port", "server_id", "socket")),
     )
     return Connection(raw, server)
-
-
-def map_error(
-    failure: DriverError, *, outcome_unknown: bool = False
-) -> BrokerError | ConfigurationError | SerializationError:
-    """Turn a driver's error into one of the package's, by its number alone."""
-    errno, text = failure.errno, f"[{failure.errno}] {failure.message}"
-    if failure.lost or outcome_unknown:
-        reason = "the connection to the server was lost"
-        if outcome_unknown:
-            reason += " while a commit was under way, whose outcome is unknown"
-        return BrokerConnectionError(f"{reason}: {text}", errno=errno, outcome_unknown=outcome_unknown)
-    if errno in (1146, 1054):
-        return ConfigurationError(f"the database's schema does not fit this version: run `celers migrate` ({text})")
-    if errno in JSON_ERRNOS:
-        return SerializationError(f"the server cannot keep this value in a JSON column: {text}")
-    return BrokerError(f"the database refused a statement: {text}", errno=errno, outcome_unknown=outcome_unknown)

@@ -12,18 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from celers.db.driver import (
-    SLOW_SECS,
-    Connection,
-    DriverError,
-    Result,
-    connect,
-    foreign_run,
-    is_driver_connection,
-    map_error,
-)
+from celers.db.driver import SLOW_SECS, Connection, connect, foreign_run, is_driver_connection
+from celers.db.outcome import DriverError, Result, map_error
 from celers.db.pool import closed_error
-from celers.db.session import KEPT_CHANGING, RESTARTS, Acquire, Discard, Send, Session, Sleep, advance, drive
+from celers.db.requests import Acquire, Discard, Send, Session, Sleep, advance
+from celers.db.session import KEPT_CHANGING, RESTARTS, drive
 from celers.errors import BrokerError, ConfigurationError, ValidationError
 from celers.operation import QueueUnknown, Restart, repeatable
 

@@ -25,17 +25,19 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from celers.db.driver import Connection, DriverError, Result, map_error
+from celers.db.outcome import DriverError, Result, map_error
+from celers.db.requests import Acquire, Discard, Request, Send, Session, Sleep
 from celers.errors import BrokerConnectionError, BrokerError, CelersError
 from celers.operation import Packet, Restart, Steps, Undo
 
 if TYPE_CHECKING:
+    from celers.db.driver import Connection
     from celers.operation import Kind
+    from celers.wakeup import Ring
 
-__all__ = ["Acquire", "Discard", "Ring", "Send", "Session", "Sleep", "advance", "drive"]
+__all__ = ["KEPT_CHANGING", "QUERY_INTERRUPTED", "RESTARTS", "drive"]
 
 R = TypeVar("R")
 
@@ -48,9 +50,6 @@ RECONNECTS = 8
 SETTLE_SECS = 15.0
 RELEASE_SECS = 1.0
 QUERY_INTERRUPTED = 1317
-REFUSED_ERRNOS = frozenset({1095, 1227})
-"""A ring reached a consumer of another account, whom this one may not wake."""
-REPORT_EVERY_SECS = 600.0
 TOLD_ERRNOS = frozenset({1053, 1927, 3169, 4031})
 """The server itself says that it ends the session instead of running the statement."""
 
@@ -58,105 +57,7 @@ _START = b"START TRANSACTION"
 _COMMIT = b"COMMIT"
 
 
-class Ring:
-    """Wakes an idle consumer of a queue behind a COMMIT.
-
-    Parameters
-    ----------
-    statement : bytes
-    placing : tuple of bytes
-        How statements begin that make tasks claimable, or soon so.
-    report : bytes
-        Notes in the database that this account may not ring the queue's consumers.
-    """
-
-    __slots__ = ("_report_at", "placing", "report", "statement")
-
-    def __init__(self, statement: bytes, placing: tuple[bytes, ...], report: bytes) -> None:
-        self.statement = statement
-        self.placing = placing
-        self.report = report
-        self._report_at = 0.0
-
-    def was_refused(self, connection: Any) -> bool:
-        """Did the server refuse this connection's ring, and is it time to say so again?"""
-        if connection.tail_errno not in REFUSED_ERRNOS:
-            return False
-        now = time.monotonic()
-        due = now >= self._report_at
-        if due:
-            self._report_at = now + REPORT_EVERY_SECS
-        return due
-
-    def is_due(self, packet: Packet) -> bool:
-        """Does this packet place tasks?"""
-        if packet.quiet:
-            return False
-        placing = self.placing
-        return any(text.startswith(placing) for text in packet.statements)
-
-
-class Acquire:
-    """Ask for a connection."""
-
-    __slots__ = ()
-
-
-@dataclass(slots=True)
-class Send:
-    """Ask to send a packet of `count` statements; answered by the results or a `DriverError`.
-
-    Those behind the first `needed` may fail.
-    """
-
-    connection: Any
-    text: bytes
-    count: int
-    needed: int | None = None
-
-
-@dataclass(slots=True)
-class Discard:
-    """Ask to close a connection that cannot be used again."""
-
-    connection: Any
-
-
-@dataclass(slots=True)
-class Sleep:
-    """Ask to wait."""
-
-    secs: float
-
-
-Request = Acquire | Send | Discard | Sleep
-
 _ACQUIRE = Acquire()
-
-
-@dataclass(slots=True)
-class Session:
-    """What an operation holds while it runs; the loop cleans it up however the operation ends."""
-
-    slow: bool = False
-    """Statements that may take long: a connection outside the pool, with a long read timeout."""
-    single: bool = False
-    """That connection refuses packets of several statements."""
-    connection: Any = None
-    in_transaction: bool = False
-    in_flight: bool = False
-    changed: bool = False
-    """Has the open transaction sent anything but reads?"""
-    places: bool = False
-    """Has the open transaction placed tasks, so that idle consumers are to be rung?"""
-
-
-def advance(steps: Generator[Any, Any, None], reply: list[Result]) -> Any:
-    """Send a reply into a stream's generator; return what it yields next, None at its end."""
-    try:
-        return steps.send(reply)
-    except StopIteration:
-        return None
 
 
 def backoff(attempt: int) -> float:
