@@ -255,44 +255,47 @@ class CelersDriver(Driver):
         return {"with": statistics.median(times[True]), "without": statistics.median(times[False])}
 
     def measure_depth(self, case: str, count: int, claims: int = 300) -> dict[str, Any]:
-        """Median time of a single claim, with much in the tables: ready, future tasks, or another queue's in front."""
+        """Median time of a single claim with much in the tables, and of one with nothing else there, in seconds.
+
+        The empty queue is measured before and after, because filling the tables changes what the machine does.
+        """
         self.clear()
-        broker = self.broker
-        step = 1000
-        if case == "empty":
-            pass
-        elif case == "ready":
-            for at in range(0, count, step):
-                broker.enqueue_batch(tasks_of([payload_of(at + n) for n in range(step)]))
-        elif case == "future":
-            for at in range(0, count, step):
-                tasks = tasks_of([payload_of(at + n) for n in range(step)], priority=10)
-                broker.producer.submit(tasks, delay_secs=86_400)
-        elif case == "other":
-            other = broker.for_queue("bench-other")
-            for at in range(0, count, step):
-                other.enqueue_batch(tasks_of([payload_of(at + n) for n in range(step)]))
-        elif case == "finished":
-            for at in range(0, count, step):
-                broker.enqueue_batch(tasks_of([payload_of(at + n) for n in range(step)]))
+        empty = self._claims(claims)
+        self.clear()
+        self._fill(case, count)
+        times = self._claims(claims, store=case != "ready")
+        self.clear()
+        empty += self._claims(claims)
+        self.clear()
+        return {"rows": count, "median": statistics.median(times), "empty": statistics.median(empty)}
+
+    def _fill(self, case: str, count: int, step: int = 1000) -> None:
+        """Store much: ready tasks, future ones of higher priority, those of another queue, or finished ones."""
+        broker = self.broker.for_queue("bench-other") if case == "other" else self.broker
+        for at in range(0, count, step):
+            priority = 10 if case == "future" else 0
+            tasks = tasks_of([payload_of(at + n) for n in range(step)], priority=priority)
+            broker.producer.submit(tasks, delay_secs=86_400 if case == "future" else 0.0)
+        if case == "finished":
             self.query("UPDATE celers_tasks SET state = 'completed', completed_at = UTC_TIMESTAMP(6)")
             self.query("TRUNCATE celers_ready")
-        else:
-            raise ValueError(case)
-        if case != "ready":
-            broker.enqueue_batch(tasks_of([payload_of(number) for number in range(claims + 10)]))
+
+    def _claims(self, claims: int, *, store: bool = True) -> list[float]:
+        """Take tasks one at a time and acknowledge each; return the seconds of the claims."""
+        broker, first = self.broker, 10
+        if store:
+            broker.enqueue_batch(tasks_of([payload_of(number) for number in range(claims + first)]))
         times: list[float] = []
-        for number in range(claims + 10):
+        for number in range(claims + first):
             started = time.perf_counter()
             message = broker.dequeue()
             taken = time.perf_counter() - started
             if message is None:
                 raise Wrong("a claim found nothing while tasks were due")
-            if number >= 10:
+            if number >= first:
                 times.append(taken)
             broker.ack(message.task_id, message.receipt_handle)
-        self.clear()
-        return {"median": statistics.median(times), "p99": sorted(times)[int(len(times) * 0.99)]}
+        return times
 
     def measure_producer_threads(self, count: int, threads: int = 8) -> dict[str, Any]:
         """Threads store tasks one at a time by one broker."""

@@ -1,15 +1,19 @@
-"""The report of `benchmarks.compare`: tables as text, and charts. Pure functions."""
+"""The report of `benchmarks.compare` as text: pure functions from a result to tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import svg
+from benchmarks import targets
 from benchmarks.stats import Summary, percentile, summarise
+from benchmarks.svg import shown
 from benchmarks.targets import Row, cpu_per_10000, rates, through
 
-__all__ = ["charts", "contender_table", "table", "target_table"]
+__all__ = ["contender_table", "head", "rounded", "rows_of", "spread", "table", "target_table", "whole"]
+
+Result = Mapping[str, Any]
+"""What `benchmarks.compare` measured, as it is kept in JSON."""
 
 RATES = {
     "enqueue": "enqueue, single",
@@ -58,9 +62,9 @@ def spread(summary: Summary | None, digits: str = "") -> str:
     """Return a median and, where there are several samples, the lowest and highest."""
     if summary is None:
         return "-"
-    text = svg.shown(summary.median)
+    text = shown(summary.median)
     if summary.count > 1:
-        text += f" ({svg.shown(summary.low)}-{svg.shown(summary.high)})"
+        text += f" ({shown(summary.low)}-{shown(summary.high)})"
     return text + digits
 
 
@@ -95,56 +99,71 @@ def contender_table(samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any
             found = rates(measured.get(measure, ()))
             if found:
                 cpu = cpu_per_10000(measured[measure])
-                used = svg.shown(summarise(cpu).median) if cpu else "-"
+                used = shown(summarise(cpu).median) if cpu else "-"
                 lines.append([contender, text, spread(summarise(found)), used])
         delays = [delay * 1000 for sample in measured.get("pickup", ()) for delay in sample["delays"]]
         if delays:
-            text = f"{svg.shown(percentile(delays, 50))} / {svg.shown(percentile(delays, 99))} ms"
+            text = f"{shown(percentile(delays, 50))} / {shown(percentile(delays, 99))} ms"
             lines.append([contender, "pickup on an idle queue, p50 / p99", text, "-"])
         used = through(measured)
         if used:
-            lines.append(
-                [contender, "CPU for 10,000 tasks, stored and drained", "-", svg.shown(summarise(used).median)]
-            )
+            lines.append([contender, "CPU for 10,000 tasks, stored and drained", "-", shown(summarise(used).median)])
     return table(["contender", "operation", "tasks/s", "CPU s per 10,000"], lines)
 
 
-_CHARTS = {
-    "drain_1": ("Drain by one worker process", "tasks a second, task that does nothing, 100 bytes"),
-    "drain_4": ("Drain by four worker processes", "tasks a second, task that does nothing, 100 bytes"),
-    "enqueue": ("Enqueue one at a time", "tasks a second, one producer, 100 bytes"),
-    "batch": ("Enqueue in batches of 1000", "tasks a second, one producer, 100 bytes"),
-}
+def rows_of(result: Result) -> list[Row]:
+    """Return the rows of a result: each target on each server, and those of the compiled functions."""
+    missing = {(name, key): text for name, found in result["missing"].items() for key, text in found.items()}
+    for name, text in result["left_out"].items():
+        for target in targets.RATIOS:
+            missing[name, target.theirs] = text.split(":")[0]
+    names = [name for name in result["servers"] if name.partition("+")[0] in ("mariadb", "mysql")]
+    rows = [row for name in names for row in targets.rows(result["samples"], name, missing)]
+    return rows + targets.kernels(result["kernels"])
 
 
-def charts(samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> dict[str, str]:
-    """Return the charts as SVG text by file name."""
-    made: dict[str, str] = {}
-    for measure, (title, note) in _CHARTS.items():
-        values = []
-        for contender, measured in samples.items():
-            found = rates(measured.get(measure, ()))
-            if found:
-                summary = summarise(found)
-                values.append(svg.Bar(contender, summary.median, summary.low, summary.high, _kind(contender)))
-        if values:
-            values.sort(key=lambda bar: -bar.value)
-            made[f"{measure}.svg"] = svg.bars(title, note, values, "/s")
-    values = []
-    for contender, measured in samples.items():
-        delays = [delay * 1000 for sample in measured.get("pickup", ()) for delay in sample["delays"]]
-        if delays:
-            middle, low, high = (percentile(delays, p) for p in (50, 1, 99))
-            values.append(svg.Bar(contender, max(0.0, middle), max(0.0, low), max(0.0, high), _kind(contender)))
-    if values:
-        values.sort(key=lambda bar: bar.value)
-        made["pickup.svg"] = svg.bars(
-            "Pickup on an idle queue", "milliseconds from the enqueue's return to the function, median; line to p99",
-            values, "ms",
-        )  # fmt: skip
-    return made
+def head(result: Result) -> str:
+    """Return when, on what and with what it was measured."""
+    facts, settings = result["machine"], result["settings"]
+    return (
+        f"{result['date']}; {facts['processor']}, {facts['cores']} cores, {facts['memory_gb']} GB, {facts['system']},"
+        f" Python {facts['python']}; a forced write of 512 bytes takes {facts['fsync_us']:.0f} us; load"
+        f" {facts['load']} before, {facts['load_after']} after; {settings['rounds']} rounds in"
+        f" {settings['seconds'] / 60:.0f} minutes"
+    )
 
 
-def _kind(contender: str) -> str:
-    name = contender.partition("@")[0]
-    return name if name in ("celers", "floor") else "peer"
+def whole(result: Result) -> str:
+    """Return the report that is printed."""
+    parts = [
+        f"celers benchmarks, {head(result)}",
+        "servers: " + ", ".join(f"{name} {version}" for name, version in result["servers"].items()),
+        *(
+            f"{name}: " + ", ".join(f"{key} {value}" for key, value in versions.items())
+            for name, versions in result["versions"].items()
+        ),
+        "median (lowest-highest)\n",
+        contender_table(result["samples"]) + "\n",
+        target_table(rows_of(result)),
+    ]
+    for title, lines in (
+        (
+            "not measured",
+            [f"{n}: {key}: {text}" for n, found in result["missing"].items() for key, text in found.items()],
+        ),
+        ("left out", [f"{name}: {text}" for name, text in result["left_out"].items()]),
+    ):
+        if lines:
+            parts.append(f"\n{title}:\n" + "\n".join(f"- {line}" for line in lines))
+    return "\n".join(parts)
+
+
+def rounded(value: Any) -> Any:
+    """Return a value for JSON whose numbers have six digits: more than any measurement has."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return value

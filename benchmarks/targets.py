@@ -75,10 +75,12 @@ RATIOS = [
     Ratio("dequeue_batch(100) + ack_batch", "claim_ack", "floor", "claim_ack", 0.85),
     Ratio("worker drain, 1 process", "drain_1", "floor", "drain_1", 0.6),
     Ratio("worker drain, 1 process", "drain_1", "pgqueuer", "drain_1", 1.5),
+    Ratio("worker drain, 1 process", "drain_1", "pgqueuer-500", "drain_1", 1),
     Ratio("worker drain, 1 process", "drain_1", "celery-sql", "drain_1", 30),
     Ratio("worker drain, 1 process", "drain_1", "celery-redis", "drain_1", 10),
     Ratio("worker drain, 4 processes", "drain_4", "floor", "drain_4", 0.6),
     Ratio("worker drain, 4 processes", "drain_4", "pgqueuer", "drain_4", 1.5),
+    Ratio("worker drain, 4 processes", "drain_4", "pgqueuer-500", "drain_4", 1),
     Ratio("worker drain, 4 processes", "drain_4", "dramatiq", "drain_4", 3),
     Ratio("worker drain, 1 process, results stored", "drain_1_results", "floor", "drain_1_results", 0.55),
     Ratio("worker drain, 4 processes, results stored", "drain_4_results", "floor", "drain_4_results", 0.55),
@@ -168,25 +170,9 @@ def rows(samples: Samples, server: str, missing: Mapping[tuple[str, str], str]) 
         summary = summarise(values) if values else None
         note = missing.get((f"celers@{server}", limit.measure), "") if summary is None else ""
         found.append(Row(server, limit.operation, "", summary, None, summary, limit.at_most, False, limit.unit, note))
-    empty = ours.get("depth_empty", ())
     for measure, operation in DEPTHS.items():
-        deep = ours.get(measure, ())
-        mine, base = [one["median"] * 1e6 for one in deep], [one["median"] * 1e6 for one in empty]
-        count = deep[0].get("rows") if deep else None
-        text = f"{operation} ({count:,})" if count else operation
         found.append(
-            Row(
-                server,
-                text,
-                "an empty queue",
-                summarise(mine) if mine else None,
-                summarise(base) if base else None,
-                ratio(mine, base),
-                1.3,
-                False,
-                "us",
-                missing.get((f"celers@{server}", measure), ""),
-            )
+            _depth_row(ours.get(measure, ()), server, operation, missing.get((f"celers@{server}", measure), ""))
         )
     used = through(ours)
     summary = summarise(used) if used else None
@@ -216,6 +202,24 @@ def _ratio_row(samples: Samples, server: str, target: Ratio, missing: Mapping[tu
         target.at_least,
         True,
         "/s",
+        note,
+    )
+
+
+def _depth_row(samples: Sequence[Mapping[str, Any]], server: str, operation: str, note: str) -> Row:
+    mine, base = ([one[key] * 1e6 for one in samples] for key in ("median", "empty"))
+    if samples:
+        operation += f" ({samples[0]['rows']:,})"
+    return Row(
+        server,
+        operation,
+        "an empty queue",
+        summarise(mine) if mine else None,
+        summarise(base) if base else None,
+        ratio(mine, base),
+        1.3,
+        False,
+        "us",
         note,
     )
 

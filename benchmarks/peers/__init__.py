@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["PEERS", "Peer", "cache_directory"]
 
@@ -25,6 +26,8 @@ class Peer:
         What is installed into the environment.
     slow
         How many tasks it is given, as a share of a fast one's.
+    settings
+        What its driver is told beside the place of its server.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Peer:
     server: str
     requirements: tuple[str, ...]
     slow: float = 1.0
+    settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def python(self) -> Path:
@@ -58,26 +62,29 @@ _CELERY = ("celery[redis,sqlalchemy]", "mysqlclient")
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("celery-sql", "celery", "benchmarks.peers.celery_peer", "sql", _CELERY, 0.05),
-        Peer("celery-redis", "celery", "benchmarks.peers.celery_peer", "redis", _CELERY, 0.2),
-        Peer("huey", "huey", "benchmarks.peers.huey_peer", "sql", ("huey", "peewee", "mysqlclient"), 0.1),
+        Peer("celery-sql", "celery", "benchmarks.peers.celery_peer", "sql", _CELERY, 0.02),
+        Peer("celery-redis", "celery", "benchmarks.peers.celery_peer", "redis", _CELERY, 0.08),
+        Peer("huey", "huey", "benchmarks.peers.huey_peer", "sql", ("huey", "peewee", "mysqlclient"), 0.04),
         Peer("dramatiq", "dramatiq", "benchmarks.peers.dramatiq_peer", "redis", ("dramatiq[redis]",), 0.3),
-        Peer("rq", "rq", "benchmarks.peers.rq_peer", "redis", ("rq",), 0.05),
+        Peer("rq", "rq", "benchmarks.peers.rq_peer", "redis", ("rq",), 0.03),
         Peer(
             "procrastinate",
             "procrastinate",
             "benchmarks.peers.procrastinate_peer",
             "postgresql",
             ("procrastinate", "psycopg[binary]"),
-            0.1,
+            0.05,
         ),
-        Peer(
-            "pgqueuer",
-            "pgqueuer",
-            "benchmarks.peers.pgqueuer_peer",
-            "postgresql",
-            ("pgqueuer", "asyncpg", "uvloop"),
-            1.0,
+        *(
+            Peer(
+                name,
+                "pgqueuer",
+                "benchmarks.peers.pgqueuer_peer",
+                "postgresql",
+                ("pgqueuer", "asyncpg", "uvloop"),
+                settings=(("batch", batch),),
+            )
+            for name, batch in (("pgqueuer", 100), ("pgqueuer-500", 500))
         ),
     )
 }

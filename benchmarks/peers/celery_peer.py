@@ -1,7 +1,8 @@
 """Celery, on kombu's sqlalchemy transport or on Redis.
 
 Settings for many short tasks: no results, no events, a large prefetch, the solo pool (one process, no hop to a child),
-as many processes as workers. The sqlalchemy transport keeps its default of looking once a second.
+as many processes as workers. The sqlalchemy transport looks once a second when idle: it hands the option for that to
+SQLAlchemy, which refuses it.
 """
 
 from __future__ import annotations

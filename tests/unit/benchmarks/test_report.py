@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import report, svg, targets
-from benchmarks.compare import plan_of
+from benchmarks.charts import charts
+from benchmarks.plan import plan_of
 
 
 def rate(*rates, cpu=0.1):
@@ -25,8 +26,7 @@ SAMPLES = {
         "drain_1": rate(3000, 3100),
         "pickup": [{"tasks": 3, "delays": [0.0005, 0.0006, 0.02]}],
         "round_trips": [{"enqueue": {"round_trips": 1.0}, "enqueue_batch": {"round_trips": 2.0}}],
-        "depth_empty": [{"median": 0.0001}, {"median": 0.0003}],
-        "depth_ready": [{"median": 0.0003, "rows": 1000}],
+        "depth_ready": [{"median": 0.0003, "empty": 0.0002, "rows": 1000}],
     },
     "floor@mariadb": {"enqueue": rate(1000, 1000), "drain_1": rate(4000, 6200)},
     "celery-sql@mariadb": {"enqueue": rate(100, 100)},
@@ -67,7 +67,7 @@ def test_limits():
     assert row("client CPU").ours.median == pytest.approx(0.2)
 
 
-def test_depth_is_held_against_the_median_of_the_empty_queue():
+def test_depth_is_held_against_an_empty_queue():
     found = row("claim with many ready", "an empty queue")
     assert found.result.median == pytest.approx(1.5)
     assert found.met is False
@@ -75,7 +75,7 @@ def test_depth_is_held_against_the_median_of_the_empty_queue():
 
 def test_every_target_of_the_plan_is_measured():
     plan = plan_of(quick=True)
-    keys = {step.key for step in [*plan.steps, *plan.once]}
+    keys = {step.key for step in plan.steps}
     wanted = {target.ours for target in targets.RATIOS} | {target.theirs for target in targets.RATIOS}
     wanted |= {limit.measure for limit in targets.LIMITS} | set(targets.DEPTHS)
     assert wanted <= keys
@@ -106,19 +106,43 @@ def test_kernels():
 
 
 def test_charts_are_svg():
-    made = report.charts(SAMPLES)
-    assert set(made) == {"drain_1.svg", "enqueue.svg", "batch.svg", "pickup.svg"}
+    made = charts(SAMPLES | {"celers@mariadb+binlog": {"batch": rate(1)}})
+    assert set(made) == {"drain_1.svg", "enqueue.svg", "batch.svg", "pickup.svg", "overview.svg"}
     for text in made.values():
-        assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+        assert ET.fromstring(text).tag == f"{SVG}svg"
+    assert "binlog" not in made["batch.svg"], "the binary log has tables only"
 
 
+def test_charts_can_be_heard():
+    root = ET.fromstring(charts(SAMPLES)["drain_1.svg"])
+    assert root.get("role") == "img"
+    said = [root.find(f"{SVG}*[@id='{name}']").text for name in root.get("aria-labelledby").split()]
+    assert said[0] == "Run tasks, one worker process"
+    assert "floor (by hand), MariaDB 5,100 /s" in said[1]
+    assert "PgQueuer, PostgreSQL 1,000 /s" in said[1]
+
+
+@pytest.mark.parametrize("colour", svg.COLOURS.values())
+@pytest.mark.parametrize("page", ["#ffffff", "#0d1117"])
+def test_bars_are_seen_on_light_and_dark_pages(colour, page):
+    def luminance(text):
+        parts = [int(text[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [one / 12.92 if one <= 0.03928 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+        return sum(weight * one for weight, one in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted(map(luminance, (colour, page)))
+    assert (high + 0.05) / (low + 0.05) >= 3
+
+
+SVG = "{http://www.w3.org/2000/svg}"
 LABELS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2000, exclude_categories=["Cc", "Cn"]))
 
 
 @given(st.lists(st.builds(svg.Bar, LABELS, st.floats(0, 1e9)), min_size=1, max_size=5))
 def test_any_bars_are_well_formed(bars):
-    root = ET.fromstring(svg.bars('a < b & "c"', "note", bars, "/s"))
-    assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == len(bars)
+    panel = svg.Panel('a < b & "c"', "note", bars, "/s")
+    root = ET.fromstring(svg.chart([panel, panel]))
+    assert len(root.findall(f"{SVG}rect")) == 2 * len(bars)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +154,6 @@ def test_numbers(value, text):
 
 def test_no_bars():
     with pytest.raises(ValueError, match="needs a bar"):
-        svg.bars("", "", [], "")
+        svg.chart([svg.Panel("", "", [], "")])
     with pytest.raises(ValueError, match="negative"):
-        svg.bars("", "", [svg.Bar("a", -1.0)], "")
+        svg.chart([svg.Panel("", "", [svg.Bar("a", -1.0)], "")])
