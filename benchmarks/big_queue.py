@@ -109,6 +109,11 @@ def fill(broker: MysqlBroker, connection: Any, finished: int, pending: int) -> N
             f" SUM(retry_count) FROM celers_tasks WHERE seq <= {finished}"
         ),
         (
+            "INSERT INTO celers_throughput (queue_id, place, taken_at, completions, failures)"
+            f" SELECT {queue}, n, {now} - INTERVAL 5 * (800 - n) SECOND, n * 100, n FROM ({numbers(800)}) x"
+            " WHERE n < 800"
+        ),
+        (
             f"INSERT INTO celers_dead_letter_queue (id, task_id, queue_name, task_name, payload, payload_encoding,"
             f" priority, retry_count, max_retries, failed_at, created_at)"
             " SELECT UNHEX(LEFT(SHA2(n, 256), 32)), UNHEX(LEFT(SHA2(-1 - n, 256), 32)),"
@@ -160,10 +165,10 @@ def reads(broker: MysqlBroker) -> dict[str, Callable[[], Any]]:
         "get_tasks_by_worker": lambda: broker.get_tasks_by_worker("worker-3"),
         "get_task_age_distribution": broker.get_task_age_distribution,
         "get_retry_statistics": broker.get_retry_statistics,
+        "get_queue_health": broker.get_queue_health,
+        "get_task_throughput": broker.get_task_throughput,
     }
     for name, arguments in (
-        ("get_queue_health", ()),
-        ("get_task_throughput", ()),
         ("get_performance_metrics", ()),
         ("check_health", ()),
         ("check_connection_health", ()),
@@ -202,8 +207,8 @@ def place(url: str | None, kind: str, directory: str | None) -> Iterator[str]:
         yield f"mysql://root@localhost/celers?unix_socket={quote(server.config['socket'], safe='/')}"
 
 
-def measure(url: str, options: argparse.Namespace) -> tuple[str, dict[str, tuple[float, float | None]]]:
-    """Fill where it is empty, and return the server's version and the times of each read in ms."""
+def prepare(url: str, finished: int, pending: int) -> Any:
+    """Fill a database where it is empty, and return the connection that did."""
     from MySQLdb import _mysql
 
     with MysqlBroker(url, lease_secs=86400) as broker:
@@ -218,8 +223,15 @@ def measure(url: str, options: argparse.Namespace) -> tuple[str, dict[str, tuple
         raw.query("SET SESSION time_zone='+00:00', SESSION unique_checks=0, SESSION group_concat_max_len=16777216")
         started = time.monotonic()
         if not broker.get_statistics().total:
-            fill(broker, raw, options.finished, options.pending)
+            fill(broker, raw, finished, pending)
             print(f"  filled in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return raw
+
+
+def measure(url: str, options: argparse.Namespace) -> tuple[str, dict[str, tuple[float, float | None]]]:
+    """Return the server's version and the times of each read in ms."""
+    raw = prepare(url, options.finished, options.pending)
+    with MysqlBroker(url, lease_secs=86400) as broker:
         broker.migrate(reporting_indexes=False)
         wanted = [name for name in reads(broker) if not options.only or any(part in name for part in options.only)]
         calls = reads(broker)

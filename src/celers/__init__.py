@@ -79,7 +79,9 @@ if TYPE_CHECKING:
     from celers.model.result import BatchResultInput as BatchResultInput
     from celers.model.result import TaskResult as TaskResult
     from celers.model.stats import HealthStatus as HealthStatus
+    from celers.model.stats import QueueHealth as QueueHealth
     from celers.model.stats import QueueStatistics as QueueStatistics
+    from celers.model.stats import TaskThroughput as TaskThroughput
     from celers.model.task import BrokerMessage as BrokerMessage
     from celers.model.task import ScheduledTaskInfo as ScheduledTaskInfo
     from celers.model.task import SerializedTask as SerializedTask
@@ -123,7 +125,7 @@ _PLACES = {
     "celers.model.limits": "RateLimit RateLimitStatus",
     "celers.model.migration": "MigrationInfo MigrationVerification",
     "celers.model.result": "BatchResultInput TaskResult",
-    "celers.model.stats": "HealthStatus QueueStatistics",
+    "celers.model.stats": "HealthStatus QueueHealth QueueStatistics TaskThroughput",
     "celers.model.task": "BrokerMessage ScheduledTaskInfo SerializedTask TaskInfo TaskMetadata",
     "celers.model.worker": "WorkerHeartbeat WorkerStatistics",
     "celers.retry": "Exponential ExponentialWithJitter Fixed Linear RetryPolicy RetryStrategy",

@@ -74,6 +74,8 @@ class FlatNames(Flat[M]):
     count_by_state_quick = flat(Analytics.count_state)
     get_task_age_distribution = flat(Analytics.age_distribution)
     get_retry_statistics = flat(Analytics.retry_statistics)
+    get_queue_health = flat(Analytics.queue_health)
+    get_task_throughput = flat(Analytics.throughput)
 
     # results: what tasks returned
     store_result = flat(Results.store)

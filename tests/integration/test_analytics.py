@@ -8,6 +8,7 @@ import pytest
 
 from celers import (
     DbTaskState,
+    MysqlBroker,
     RetryStatistics,
     SerializedTask,
     TaskAgeDistribution,
@@ -47,16 +48,17 @@ def test_tasks_are_counted_by_name(make_broker, empty_database_url, indexes):
 
 
 @pytest.mark.spec("INSP-04", "SCHEMA-01")
-def test_names_are_counted_in_an_index_where_there_is_one(sync_broker, packets):
-    broker = sync_broker
-    broker.enqueue_batch([SerializedTask.new(f"job{number % 3}") for number in range(300)])
-    assert packets.count(broker.count_by_task_name) == 2
-    broker.migrate(reporting_indexes=True)
-    assert packets.count(broker.count_by_task_name) == 1
-    explain = "EXPLAIN" if broker.core.server.is_mariadb else "EXPLAIN FORMAT=TRADITIONAL"
-    with broker.with_transaction() as transaction:
-        text = broker.core.sql("analytics", "names_indexed", queue_id=broker.core.queue_id).decode()
-        plan = [" ".join(str(value) for value in row) for row in transaction.fetch_all(f"{explain} {text}")]
+def test_names_are_counted_in_an_index_where_there_is_one(empty_database_url, packets):
+    with MysqlBroker(empty_database_url) as broker:
+        broker.migrate()
+        broker.enqueue_batch([SerializedTask.new(f"job{number % 3}") for number in range(300)])
+        assert packets.count(broker.count_by_task_name) == 2
+        broker.migrate(reporting_indexes=True)
+        assert packets.count(broker.count_by_task_name) == 1
+        explain = "EXPLAIN" if broker.core.server.is_mariadb else "EXPLAIN FORMAT=TRADITIONAL"
+        with broker.with_transaction() as transaction:
+            text = broker.core.sql("analytics", "names_indexed", queue_id=broker.core.queue_id).decode()
+            plan = [" ".join(str(value) for value in row) for row in transaction.fetch_all(f"{explain} {text}")]
     read = [row for row in plan if "idx_tasks_task_name_state" in row]
     assert len(read) == 2, plan
     # Skipped through for the names, and each range counted without a look at the tasks.

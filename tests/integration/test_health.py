@@ -196,7 +196,7 @@ def test_performance(make_broker, tables):
     assert 0 < found.avg_enqueue_time_ms < 10_000
     assert found.connection_pool.total_connections == 1
     assert found.timestamp > before.timestamp
-    tables.rows("UPDATE celers_tasks SET completed_at = completed_at - INTERVAL 61 SECOND")
+    tables.rows("UPDATE celers_throughput SET taken_at = taken_at - INTERVAL 66 SECOND")
     assert broker.get_performance_metrics().tasks_per_second == 0.0
 
 

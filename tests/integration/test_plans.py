@@ -27,7 +27,7 @@ from tests.fixtures.crowd import MANY, READY, raw_connection
 SQL = Statements("celers_")
 TOPICS = [
     *("analytics", "consumer", "dlq", "health", "history", "inspection", "limits", "loads", "maintenance", "producer"),
-    *("queues", "results", "settle", "tasks", "transfer", "wakeup", "workers"),
+    *("queues", "results", "settle", "tasks", "throughput", "transfer", "wakeup", "workers"),
 ]
 # Its index is made on request, not in the crowded database: see test_analytics.py.
 ELSEWHERE = ("analytics", "names_indexed")
@@ -46,6 +46,7 @@ VALUES = {
     "capabilities": None,
     "cancelled": 1,
     "completed": 1,
+    "completions": 1,
     "condition": Raw(condition(("customer", "id"), 7)),
     "consumer_no": 1,
     "count": 10,
@@ -55,6 +56,7 @@ VALUES = {
     "due_at": "2030-01-01 00:00:00.000000",
     "error": None,
     "failed": 1,
+    "failures": 1,
     "failed_at": datetime(2030, 1, 1, tzinfo=UTC),
     "from_state": "processing",
     "from_time": datetime(2026, 1, 1, tzinfo=UTC),
@@ -115,14 +117,13 @@ VARIABLES = (
     f" @celers_rank = 0, @celers_seq = {SEQS[0]}, @celers_now = UTC_TIMESTAMP(6), @celers_paused = 0"
 )
 
-# Tables that are small by nature: consumers, queues and workers that exist, a row for each queue.
-SMALL = {"consumers", "queues", "workers", "queue_totals"}
+# Tables that are small by nature: consumers, queues and workers that exist, a row or 800 for each queue.
+SMALL = {"consumers", "queues", "workers", "queue_totals", "throughput"}
 # What may read as many rows as the queue has, and why.
 SCANS = {
     ("workers", "statistics"): "counts the tasks of a worker, without an index for it (design, section 2)",
     ("analytics", "names"): "counts all tasks; the reporting indexes help",
     ("analytics", "retries"): "the same",
-    ("health", "completed_last_minute"): "counts by time; the reporting indexes help",
     ("dlq", "statistics"): "counts all dead letters of the queue",
     ("inspection", "created_between"): "a listing by time; the reporting indexes help",
     ("inspection", "of_worker"): "a listing by worker; the reporting indexes help",
@@ -163,6 +164,7 @@ SORTS = {
     ("producer", "lock_parents"),
     ("producer", "read_placed"),
     ("queues", "names"),
+    ("throughput", "read"),
     ("workers", "active"),
     ("workers", "heartbeats"),
     ("workers", "statistics"),
@@ -171,6 +173,8 @@ SORTS = {
 HOT = {
     ("analytics", "ages"): {"tasks": "PRIMARY"},
     ("analytics", "count_processing"): {"tasks": "PRIMARY"},
+    ("analytics", "health"): {"tasks": "PRIMARY", "ready": "PRIMARY", "scheduled": "idx_scheduled_queue"},
+    ("analytics", "oldest_due"): {"tasks": "PRIMARY", "ready": "PRIMARY"},
     ("consumer", "pick_many"): {"ready": "PRIMARY"},
     ("consumer", "pick_one"): {"ready": "PRIMARY"},
     ("consumer", "take_many"): {"ready": "PRIMARY"},
@@ -304,6 +308,18 @@ def test_the_plan_of_a_statement(crowd, topic, name):
             assert (topic, name) in WALKS | SCANS.keys(), plan
     for table, key in HOT.get((topic, name), {}).items():
         assert key in used.get(table, {key} if _empty(plan) else set()), plan
+
+
+@pytest.mark.spec("DBMON-01", "DBMON-02", "DBMON-09")
+@pytest.mark.parametrize("name", SQL.names("database"))
+def test_what_the_server_says_about_itself_reads_no_task(crowd, name):
+    """Sizes, indexes and statements come from the catalogue and the server's own tables, never from ours."""
+    text = SQL("database", name, prefix="celers_", names=["version"], least=0, order_by=Raw(b"1"), count=10).decode()
+    if not text.startswith("SELECT"):
+        assert text.startswith(("SHOW ", "SET ", "TRUNCATE TABLE performance_schema."))
+        return
+    tables = {row["table"] for row in crowd.explain(text)}
+    assert not {table for table in tables if table and table.startswith("celers_")}, tables
 
 
 def _empty(plan: list[dict]) -> bool:

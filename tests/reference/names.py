@@ -138,5 +138,5 @@ HOOK-01  clear_hooks
 """
 """What the broker itself offers, besides operations."""
 
-MISSING: frozenset[str] = frozenset({"get_queue_health", "get_task_throughput"})
+MISSING: frozenset[str] = frozenset()
 """Promised names that are not there yet. To be emptied: a name that exists may not stand here."""

@@ -40,7 +40,7 @@ from celers.model.inspection import (
 from celers.model.limits import RateLimit, RateLimitStatus
 from celers.model.migration import MigrationInfo, MigrationVerification
 from celers.model.result import BatchResultInput, TaskResult, result_status
-from celers.model.stats import HealthStatus, QueueStatistics
+from celers.model.stats import HealthStatus, QueueHealth, QueueStatistics, TaskThroughput
 from celers.model.worker import WorkerHeartbeat, WorkerStatistics
 
 ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -70,6 +70,16 @@ FIELDS = [
         "task_name total_retries unique_tasks avg_retries_per_task max_retries_observed",
     ),
     ("TYPE-14", QueueStatistics, "pending processing completed failed cancelled dlq total"),
+    (
+        "TYPE-17",
+        QueueHealth,
+        "overall_status pending_tasks processing_tasks oldest_pending_age_secs active_workers queue_backlog_minutes",
+    ),
+    (
+        "TYPE-18",
+        TaskThroughput,
+        "completed_last_minute completed_last_hour failed_last_minute failed_last_hour tasks_per_second",
+    ),
     (
         "TYPE-16",
         HealthStatus,
@@ -147,6 +157,8 @@ SAMPLES = [
     TaskAgeDistribution("< 1 min", 1, 59),
     RetryStatistics("a", 3, 2, 1.5, 2),
     QueueStatistics(1, 2, 3, 4, 5, 6, 15),
+    QueueHealth("degraded", 120, 3, 45, 2, 1.5),
+    TaskThroughput(60, 600, 1, 2, 1.0),
     HealthStatus(True, 2, 1, 3, 4, 5, "11.8"),
     TableSizeInfo("celers_tasks", 1, 2, 3, 4),
     QueryStats("SELECT ?", 2, 3.0, 1.5, 1.0, 2.0),

@@ -24,6 +24,7 @@ from celers.components.settling import (
     lock_by_id,
     same_delivery,
 )
+from celers.components.throughput import sample, sampled
 from celers.db.driver import Result
 from celers.errors import (
     BrokerError,
@@ -217,13 +218,16 @@ def own_statements(
 
 def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items: list[Item]) -> Steps[bool]:
     """Acknowledge tasks of one consumer of this process in one packet; False when some need a closer look."""
+    behind = sample(component, len(items))
     try:
-        results = yield from _send(component, own_statements(component, consumer_no, deliveries, items, least=1))
+        statements = own_statements(component, consumer_no, deliveries, items, least=1)
+        results = yield from _send(component, statements, behind)
     except BrokerError as error:
         if not error.outcome_unknown and error.errno != OUT_OF_RANGE:
             raise
         # The lost session is gone by now. The closer look finds what it has completed, and completes the rest.
         return False
+    sampled(component.core, behind)
     return results[0].affected == len(items)
 
 
@@ -261,7 +265,7 @@ def result_statements(component: Component[Any], items: Sequence[Item]) -> list[
     return [text]
 
 
-def _send(component: Component[Any], statements: Sequence[bytes]) -> Steps[list[Result]]:
+def _send(component: Component[Any], statements: Sequence[bytes], behind: Sequence[bytes]) -> Steps[list[Result]]:
     """Send statements that end their transaction: in one packet, unless the server takes only smaller ones."""
     most = component.core.packet_bytes - FRAME_BYTES
     results: list[Result] = []
@@ -273,7 +277,7 @@ def _send(component: Component[Any], statements: Sequence[bytes]) -> Steps[list[
             part, size = [], 0
         part.append(text)
         size += len(text) + 1
-    results += yield Packet(*part, commit=True)
+    results += yield Packet(*part, commit=True, after=behind)
     return results
 
 
@@ -303,7 +307,7 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
             with_result.append(item)
     if completed:
         before(core, TaskHook.BEFORE_ACK, [task.about() for task in completed])
-        tally = Tally(completed=len(completed))
+        tally = Tally(completed=len(completed), completions=len(completed))
         yield from end_dependants(component, completed, [], tally)
         owner = completed[0].consumer_no
         yield from _commit(
@@ -329,7 +333,9 @@ def _commit(component: Component[Any], tasks: Sequence[Locked], statements: list
     def applied(now: Locked | None, then: Locked) -> bool:
         return now is None or (now.state is DbTaskState.COMPLETED and same_delivery(now, then))
 
-    yield from certain(component, _send(component, statements), tasks, applied)
+    behind = sample(component, len(tasks))
+    yield from certain(component, _send(component, statements, behind), tasks, applied)
+    sampled(component.core, behind)
 
 
 def results_of(items: Sequence[tuple[Any, Any, BatchResultInput]]) -> list[Item]:

@@ -70,11 +70,13 @@ def change_state(component: Component[Any], ids: list[UUID], target: DbTaskState
         statements = yield from _parents_first(finish_statements(component, locked, target), locked)
         if target is DbTaskState.COMPLETED:
             tally.completed += len(locked)
+            tally.completions += len(locked)
             yield from end_dependants(component, locked, [], tally)
         else:
             word = "failed" if target is DbTaskState.FAILED else "was cancelled"
             if target is DbTaskState.FAILED:
                 tally.failed += len(locked)
+                tally.failures += len(locked)
             else:
                 tally.cancelled += len(locked)
             yield from end_dependants(component, [], [(task, word) for task in locked], tally)

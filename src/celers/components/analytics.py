@@ -6,12 +6,14 @@ from typing import Final
 
 from celers import rows as read
 from celers.components.base import Component, M
+from celers.components.throughput import throughput
 from celers.errors import CelersError, ValidationError
 from celers.model.enums import DbTaskState
 from celers.model.inspection import RetryStatistics, TaskAgeDistribution, TaskNameCount
+from celers.model.stats import QueueHealth, TaskThroughput
 from celers.operation import Packet, Steps, operation
 
-__all__ = ["Analytics"]
+__all__ = ["Analytics", "queue_status"]
 
 NO_SUCH_INDEX: Final = 1176
 
@@ -23,7 +25,7 @@ class _NoIndex(CelersError):
 
 
 class Analytics(Component[M]):
-    """Count tasks by state, name, age and retries."""
+    """Count tasks by state, name, age and retries, and say how well the queue is served."""
 
     attribute = "analytics"
 
@@ -91,3 +93,58 @@ class Analytics(Component[M]):
             total, tasks = read.integer(row[1]), read.integer(row[2])
             found.append(RetryStatistics(read.text(row[0]), total, tasks, total / tasks, read.integer(row[3])))
         return found
+
+    @operation("read")
+    def throughput(self) -> Steps[TaskThroughput]:
+        """Return how many tasks were completed, and failed, in the last minute and hour.
+
+        Notes
+        -----
+        One round trip; reads counters, not tasks, so that it costs the same however many are stored, and what was
+        deleted or sent back since is counted all the same. A task that becomes a dead letter is a failure.
+
+        Processes that acknowledge or reject tasks write a sample at most every 5 s. What ended within 5 s of the
+        beginning of the window is shared out in proportion, everything else is exact. Tasks that end inside a
+        transaction of the caller, or by `update_batch_state`, are counted where others write samples beside them.
+        """
+        results = yield Packet(self.core.sql("throughput", "read", queue_id=self.core.queue_id))
+        return throughput(results[0].rows)
+
+    @operation("read")
+    def queue_health(self) -> Steps[QueueHealth]:
+        """Rate the queue by the number of due tasks and by how long the oldest has been due.
+
+        Returns
+        -------
+        QueueHealth
+            healthy below 100 due tasks and 300 s, degraded below 1000 and 900 s, otherwise critical.
+
+        Notes
+        -----
+        One round trip. Costs what is pending and processing, not what is stored: about 30 ms for 100,000 pending tasks.
+        The oldest due task is looked for among the first 1000 to be claimed and the first of each priority.
+        """
+        core = self.core
+        numbers, oldest, ended = yield Packet(
+            core.sql("analytics", "health", queue_id=core.queue_id),
+            core.sql("analytics", "oldest_due", queue_id=core.queue_id),
+            core.sql("throughput", "read", queue_id=core.queue_id),
+        )
+        ready, due, waiting, processing, workers = map(read.integer, numbers.rows[0])
+        age = max((read.integer(row[0]) for row in oldest.rows if row[0] is not None), default=0) // 1_000_000
+        minute = throughput(ended.rows).completed_last_minute
+        return QueueHealth(
+            overall_status=queue_status(ready + due, age),
+            pending_tasks=ready + waiting,
+            processing_tasks=processing,
+            oldest_pending_age_secs=max(age, 0),
+            active_workers=workers,
+            queue_backlog_minutes=(ready + due) / (minute or max(workers, 1)),
+        )
+
+
+def queue_status(due: int, oldest_secs: float) -> str:
+    """Rate a queue by its due tasks and the seconds that the oldest has been due."""
+    if due < 100 and oldest_secs < 300:
+        return "healthy"
+    return "degraded" if due < 1000 and oldest_secs < 900 else "critical"

@@ -25,6 +25,7 @@ from celers.components.settling import (
     last_packet,
     lock_by_seq,
 )
+from celers.components.throughput import sample, sampled
 from celers.core import Slot
 from celers.db.driver import Result
 from celers.errors import BrokerConnectionError, CelersError, DeserializationError
@@ -49,6 +50,10 @@ class Settlement(Protocol):
 
     def statements(self, component: Component[Any], slot: Slot) -> list[bytes]:
         """Return what can be settled together with a claim of this slot."""
+
+    @property
+    def count(self) -> int:
+        """How many tasks these statements end."""
 
     def answered(self, component: Component[Any], results: list[Result]) -> None:
         """Take the packet's results; the first of `statements` is at index 1."""
@@ -166,8 +171,11 @@ def _claim_once(
     sql = core.sql
     promote = core.promotion_is_due()
     statements = [sql("consumer", "guard_alive", consumer_no=consumer_no, queue_id=queue_id)]
+    behind: tuple[bytes, ...] = ()
     if settlement is not None:
         statements += settlement.statements(component, slot)
+        if settlement.count:
+            behind = sample(component, settlement.count)
     statements.append(sql("consumer", "read_paused", queue_id=queue_id))
     if promote:
         statements += [
@@ -193,7 +201,7 @@ def _claim_once(
             *statements,
             commit=True,
             errors={(0, 1690): _DeclaredDead, (len(statements) - 3, 1690): _NotStarted},
-            after=_pass_on(component, form),
+            after=(*behind, *_pass_on(component, form)),
             quiet=True,
         )
     except BrokerConnectionError as error:
@@ -204,6 +212,7 @@ def _claim_once(
         slot.in_doubt = False  # rolled back
         raise
     slot.in_doubt = False
+    sampled(core, behind)
     if settlement is not None:
         settlement.answered(component, results)
     rows = results[-2].rows
@@ -279,7 +288,7 @@ def _bury_one(component: Component[Any], slot: Slot, seq: int, reason: str) -> S
     ]
     if not own:
         return
-    tally = Tally()
+    tally = Tally(failures=len(own))
     yield from end_dependants(component, [], [(task, "was moved to the dead letters") for task in own], tally)
     statements = dead_letter_statements(component, own, f"the stored task cannot be read: {reason}")
     statements += tally.statements(component, slot.consumer_no)

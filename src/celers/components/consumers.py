@@ -177,6 +177,7 @@ def recover_locked(
     if dead:
         yield from end_dependants(component, [], [(task, "was moved to the dead letters") for task in dead], tally)
         statements += dead_letter_statements(component, dead, note)
+        tally.failures += len(dead)
     return statements
 
 

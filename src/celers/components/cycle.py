@@ -56,6 +56,11 @@ class _Fused:
             statements += group
         return statements
 
+    @property
+    def count(self) -> int:
+        """How many tasks the statements acknowledge."""
+        return sum(len(items) for _, _, items in self._groups)
+
     def answered(self, component: Component[Any], results: list[Result]) -> None:
         """Note which groups were acknowledged as a whole."""
         settled: list[UUID] = []

@@ -22,6 +22,7 @@ from celers.components.settling import (
     lock_by_seq,
     requeue_statements,
 )
+from celers.components.throughput import sample, sampled
 from celers.errors import BrokerConnectionError, CelersError
 from celers.hooks import before, later
 from celers.model.enums import DbTaskState, TaskHook
@@ -109,8 +110,9 @@ def reject_items(
     yield from end_dependants(component, [], ended, tally)
     owner = settled[0].consumer_no
     statements += tally.statements(component, owner)
+    behind = sample(component, 0, tally.failures) if tally.failures else ()
     try:
-        yield Packet(*statements, commit=True)
+        yield Packet(*statements, commit=True, after=behind)
     except BrokerConnectionError as lost:
         if not lost.outcome_unknown:
             raise
@@ -126,6 +128,7 @@ def reject_items(
                     dead_letter=dead_letter,
                 )
             )
+    sampled(component.core, behind)
     if not component.inside:
         component.core.slots.settled(settled)
         if any(word == "retried" for _, word in outcome):
@@ -150,6 +153,7 @@ def _reject_one(
         statements += finish_statements(component, [task], DbTaskState.FAILED, error)
         ended.append((task, "failed"))
         tally.failed += 1
+        tally.failures += 1
         word = "failed"
     elif task.retry_count < task.max_retries:
         delay = policy_delay(task, otherwise) if delay_secs is None else delay_secs
@@ -159,6 +163,7 @@ def _reject_one(
     else:
         statements += dead_letter_statements(component, [task], error)
         ended.append((task, "was moved to the dead letters"))
+        tally.failures += 1
         word = "dead_letter"
     if item.outcome is not None and word != "retried":
         statements += store_statements(component, [(task.id, task.task_name, item.outcome)])

@@ -85,10 +85,13 @@ class Tally:
     failed: int = 0
     cancelled: int = 0
     retried: int = 0
+    completions: int = 0
+    failures: int = 0
+    """These two say what happened and never go down: what is deleted or runs again was completed all the same."""
 
     def statements(self, component: AnyComponent, consumer_no: int | None = None) -> list[bytes]:
         """Return the statement that counts, on the row where nobody else waits."""
-        if not (self.completed or self.failed or self.cancelled or self.retried):
+        if not (self.completed or self.failed or self.cancelled or self.retried or self.failures):
             return []
         core = component.core
         values = {
@@ -97,6 +100,8 @@ class Tally:
             "failed": self.failed,
             "cancelled": self.cancelled,
             "retried": self.retried,
+            "completions": self.completions,
+            "failures": self.failures,
         }
         if component.inside:
             return [core.sql("settle", "count_inside", **values)]

@@ -57,7 +57,8 @@ class Tasks(Component[M]):
 
         Notes
         -----
-        Walks the primary key from its high end, so the first pages are cheap however many tasks are stored.
+        Walks the primary key from its high end, so the first pages are cheap however many tasks are stored. With a
+        state it walks until the page is full: to the low end, half a second per million tasks, when too few are in it.
         """
         count, skip = validate.limit(limit), validate.offset(offset)
         wanted = None if state is None else task_state(state, "state")
@@ -161,7 +162,7 @@ class Tasks(Component[M]):
     def of_worker(self, worker_id: str) -> Steps[list[TaskInfo]]:
         """Return all tasks that a worker held last, in any state, the last started first.
 
-        Reads the tasks of the queue, about a second per million of them; with the reporting indexes only those of
+        Reads the tasks of the queue, up to 6 s per million of them; with the reporting indexes only those of
         the worker.
         """
         return (yield from inspection.of_worker(self, worker_id))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from celers.model.base import Record
 
-__all__ = ["HealthStatus", "QueueStatistics"]
+__all__ = ["HealthStatus", "QueueHealth", "QueueStatistics", "TaskThroughput"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +50,44 @@ class HealthStatus(Record):
     dlq_tasks: int = 0
     database_version: str = ""
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHealth(Record):
+    """How well a queue is served.
+
+    Parameters
+    ----------
+    overall_status : str
+        healthy, degraded or critical, by the number of due tasks and the time that the oldest has waited.
+    pending_tasks, processing_tasks : int
+        Scheduled and blocked tasks are pending, too.
+    oldest_pending_age_secs : int
+        How long the oldest due task has been due; 0 without any.
+    active_workers : int
+        Workers with at least one task in hand.
+    queue_backlog_minutes : float
+        Time to work off the due tasks at the rate of the last minute; when nothing was completed then, the due tasks
+        for each active worker.
+    """
+
+    overall_status: str
+    pending_tasks: int
+    processing_tasks: int
+    oldest_pending_age_secs: int
+    active_workers: int
+    queue_backlog_minutes: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskThroughput(Record):
+    """Tasks that ended in the last 60 and 3600 s, dead letters among the failures.
+
+    `tasks_per_second` is the mean of the completed ones over the last minute.
+    """
+
+    completed_last_minute: int
+    completed_last_hour: int
+    failed_last_minute: int
+    failed_last_hour: int
+    tasks_per_second: float

@@ -58,3 +58,32 @@ GROUP BY bucket
 -- Reads the tasks of the queue by primary key: no index has the retries, and to fetch each row by another is far slower.
 SELECT task_name, SUM(retry_count) AS retries, COUNT(*), MAX(retry_count)
 FROM celers_tasks FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id AND retry_count > 0 GROUP BY task_name ORDER BY retries DESC, task_name
+
+-- name: health
+-- Ready, due and all scheduled or blocked tasks, those in work and the workers that have them. Ranges of keys of small
+-- tables, and the leases.
+SELECT (SELECT COUNT(*) FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id),
+  (SELECT COUNT(*) FROM celers_scheduled FORCE INDEX (idx_scheduled_queue)
+   WHERE queue_id = :queue_id AND due_at <= UTC_TIMESTAMP(6)),
+  (SELECT COUNT(*) FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id)
+  + (SELECT COUNT(*) FROM celers_blocked FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id),
+  COUNT(DISTINCT t.seq), COUNT(DISTINCT NULLIF(t.worker_no, 0))
+FROM celers_consumers c
+STRAIGHT_JOIN JSON_TABLE(c.lease, '$[*][*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) held
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = held.seq
+WHERE c.queue_id = :queue_id AND t.state = 'processing' AND t.consumer_no = c.consumer_no
+
+-- name: oldest_due
+-- Microseconds since the oldest task of each kind became due: of the first to be claimed, of the first of each priority
+-- (the key is skipped through for these), and of those not promoted yet.
+SELECT TIMESTAMPDIFF(MICROSECOND, MIN(t.scheduled_at), UTC_TIMESTAMP(6))
+FROM (SELECT seq FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id ORDER BY sort_rank, seq LIMIT 1000) r
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = r.seq
+UNION ALL
+SELECT TIMESTAMPDIFF(MICROSECOND, MIN(t.scheduled_at), UTC_TIMESTAMP(6))
+FROM (SELECT MIN(seq) AS seq FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id
+      GROUP BY queue_id, sort_rank) r
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = r.seq
+UNION ALL
+SELECT TIMESTAMPDIFF(MICROSECOND, MIN(due_at), UTC_TIMESTAMP(6))
+FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id AND due_at <= UTC_TIMESTAMP(6)

@@ -138,7 +138,8 @@ WHERE seq IN (:seqs) AND state = 'processing' AND consumer_no = :consumer_no AND
 INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at, completed)
 VALUES (:consumer_no, :queue_id, '[]', 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6),
   IF(ROW_COUNT() < :least, 9223372036854775807 + (:least - ROW_COUNT()), ROW_COUNT()))
-ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), heartbeat_at = VALUES(heartbeat_at)
+ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), heartbeat_at = VALUES(heartbeat_at),
+  completions = completions + VALUES(completed)
 
 -- name: beat
 UPDATE (SELECT 1) one STRAIGHT_JOIN celers_consumers c FORCE INDEX (PRIMARY) SET c.heartbeat_at = UTC_TIMESTAMP(6)

@@ -14,8 +14,3 @@ SELECT (SELECT COUNT(*) FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id =
 SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id LIMIT :most) ready)
   + (SELECT COUNT(*) FROM (SELECT 1 FROM celers_scheduled FORCE INDEX (idx_scheduled_queue)
      WHERE queue_id = :queue_id AND due_at <= UTC_TIMESTAMP(6) LIMIT :most) due)
-
--- name: completed_last_minute
--- Reads the tasks of the queue; idx_tasks_completed_at of the reporting indexes makes it a range.
-SELECT COUNT(*) FROM celers_tasks
-WHERE queue_id = :queue_id AND state = 'completed' AND completed_at >= UTC_TIMESTAMP(6) - INTERVAL 60 SECOND

@@ -22,12 +22,14 @@ ORDER BY t.seq
 
 -- name: fold_consumer
 -- What an ended consumer counted goes to the totals of its queue.
-INSERT INTO celers_queue_totals (queue_id, completed, failed, cancelled, retried)
-SELECT queue_id, completed, failed, cancelled, retried FROM celers_consumers
+INSERT INTO celers_queue_totals (queue_id, completed, failed, cancelled, retried, completions, failures)
+SELECT queue_id, completed, failed, cancelled, retried, completions, failures FROM celers_consumers
 WHERE consumer_no = :consumer_no AND queue_id = :queue_id
 ON DUPLICATE KEY UPDATE completed = celers_queue_totals.completed + VALUES(completed),
   failed = celers_queue_totals.failed + VALUES(failed), cancelled = celers_queue_totals.cancelled + VALUES(cancelled),
-  retried = celers_queue_totals.retried + VALUES(retried)
+  retried = celers_queue_totals.retried + VALUES(retried),
+  completions = celers_queue_totals.completions + VALUES(completions),
+  failures = celers_queue_totals.failures + VALUES(failures)
 
 -- name: delete_consumer
 DELETE FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :queue_id

@@ -114,21 +114,24 @@ WHERE seq IN (:seqs)
 -- On the row of the consumer that settles; made anew when it was folded meanwhile, so that no count is lost.
 -- The consumer is one of this process, so this is a beat as well.
 INSERT INTO celers_consumers (consumer_no, queue_id, worker_no, lease, lease_secs, heartbeat_at, started_at,
-  completed, failed, cancelled, retried)
+  completed, failed, cancelled, retried, completions, failures)
 VALUES (:consumer_no, :queue_id, 0, '[]', 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6),
-  :completed, :failed, :cancelled, :retried)
+  :completed, :failed, :cancelled, :retried, :completions, :failures)
 ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), failed = failed + VALUES(failed),
-  cancelled = cancelled + VALUES(cancelled), retried = retried + VALUES(retried), heartbeat_at = VALUES(heartbeat_at)
+  cancelled = cancelled + VALUES(cancelled), retried = retried + VALUES(retried), heartbeat_at = VALUES(heartbeat_at),
+  completions = completions + VALUES(completions), failures = failures + VALUES(failures)
 
 -- name: count_inside
 -- In a transaction of the caller, however long: a row of its own, so that nobody waits. Maintenance folds it.
 INSERT INTO celers_consumers (queue_id, worker_no, lease, lease_secs, heartbeat_at, started_at,
-  completed, failed, cancelled, retried)
-VALUES (:queue_id, 0, '[]', 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6), :completed, :failed, :cancelled, :retried)
+  completed, failed, cancelled, retried, completions, failures)
+VALUES (:queue_id, 0, '[]', 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6), :completed, :failed, :cancelled, :retried,
+  :completions, :failures)
 
 -- name: count_totals
 -- Changes by nobody's consumer.
-INSERT INTO celers_queue_totals (queue_id, completed, failed, cancelled, retried)
-VALUES (:queue_id, :completed, :failed, :cancelled, :retried)
+INSERT INTO celers_queue_totals (queue_id, completed, failed, cancelled, retried, completions, failures)
+VALUES (:queue_id, :completed, :failed, :cancelled, :retried, :completions, :failures)
 ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), failed = failed + VALUES(failed),
-  cancelled = cancelled + VALUES(cancelled), retried = retried + VALUES(retried)
+  cancelled = cancelled + VALUES(cancelled), retried = retried + VALUES(retried),
+  completions = completions + VALUES(completions), failures = failures + VALUES(failures)
