@@ -92,6 +92,7 @@ _tasks = [
     (UUID(int=_rng.getrandbits(128)), 1, "shop.orders.send", _payload, "raw", 0, 0, 3, None, _now, None)
     for _ in range(1000)
 ]
+_alike = ([task[0] for task in _tasks], b",1,'shop.orders.send',", [_payload] * 1000, b",UTC_TIMESTAMP(6)")
 _large = [(1, _rng.randbytes(100_000)) for _ in range(5)]
 _floats = array("d", [_rng.expovariate(1.0) for _ in range(10_000)])
 _few = [_rng.random() for _ in range(20)]
@@ -112,6 +113,7 @@ CASES = [
     _case("params", "literal", "100 bytes", _payload),
     _case("params", "literals", "1000 ints", list(range(10**6, 10**6 + 1000))),
     _case("params", "build_values", "1000 tasks of 100 bytes", _INSERT, _tasks, max_bytes=1 << 24),
+    _case("params", "build_tasks", "1000 tasks of 100 bytes", _INSERT, *_alike, max_bytes=1 << 24),
     _case("params", "build_values", "5 payloads of 100 kB", _INSERT, _large, max_bytes=1 << 24),
     _case("params", "build_values", "the same, escaped", _INSERT, _large, max_bytes=1 << 24, escaped=True),
     _case("rows", "decode_claims", "1 row", _rows[:1], 7, _types),

@@ -34,6 +34,13 @@ SESSION = (
     " group_concat_max_len=16777216;SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 )
 COLUMNS = "id, queue_id, task_name, payload, payload_encoding, priority, max_retries, created_at, scheduled_at"
+NARROW = "id, queue_id, task_name, payload, created_at, scheduled_at"
+READY = (
+    "INSERT INTO celers_ready (queue_id, sort_rank, seq) SELECT queue_id, -CAST(priority AS SIGNED), seq"
+    " FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq >= LAST_INSERT_ID()"
+    " AND seq < LAST_INSERT_ID() + %d * @@auto_increment_increment"
+    " AND (seq - LAST_INSERT_ID()) %% @@auto_increment_increment = 0"
+)
 ROW = (
     "t.seq, t.id, t.task_name, t.payload, t.payload_encoding, t.priority, t.retry_count, t.max_retries,"
     " t.timeout_secs, t.created_at, t.started_at, t.deliveries, t.group_id, t.chord_id, t.parent_task_id, t.metadata,"
@@ -95,19 +102,21 @@ class Floor:
 
     def _prepare_producer(self) -> None:
         queue_id = self.queue_id
-        self._begin = (
-            f"START TRANSACTION;SELECT UTC_TIMESTAMP(6), 9223372036854775807 + draining INTO @now, @guard"
-            f" FROM celers_queues WHERE queue_id = {queue_id};INSERT INTO celers_tasks ({COLUMNS}) VALUES "
-        )
-        self._row = f"(X'%032x',{queue_id},'noop',X'%s','raw',0,3,@now,@now)"
+        self._begin = f"START TRANSACTION;INSERT INTO celers_tasks ({NARROW}) VALUES "
+        self._row = f"(X'%032x',{queue_id},'noop',X'%s',UTC_TIMESTAMP(6),UTC_TIMESTAMP(6))"
         self._one = (
-            f";INSERT INTO celers_ready (queue_id, sort_rank, seq) VALUES ({queue_id},0,LAST_INSERT_ID());COMMIT"
+            ";INSERT INTO celers_ready (queue_id, sort_rank, seq)"
+            f" SELECT {queue_id}, 0 * (9223372036854775807 + MAX(draining)), LAST_INSERT_ID()"
+            f" FROM celers_queues WHERE queue_id = {queue_id};COMMIT"
         )
         self._range = (
-            ";INSERT INTO celers_ready (queue_id, sort_rank, seq) SELECT queue_id, -CAST(priority AS SIGNED), seq"
-            " FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq >= LAST_INSERT_ID()"
-            " AND seq < LAST_INSERT_ID() + %d * @@auto_increment_increment"
-            " AND (seq - LAST_INSERT_ID()) %% @@auto_increment_increment = 0;COMMIT"
+            ";INSERT INTO celers_ready (queue_id, sort_rank, seq)"
+            " SELECT q.queue_id, 0 * (9223372036854775807 + q.draining),"
+            " LAST_INSERT_ID() + (n.place - 1) * @@auto_increment_increment"
+            " FROM celers_queues q STRAIGHT_JOIN celers_tasks t"
+            " STRAIGHT_JOIN JSON_TABLE('[%s]', '$[*]' COLUMNS (place FOR ORDINALITY)) n"
+            f" WHERE q.queue_id = {queue_id} AND t.id = X'%032x'"
+            " AND t.seq = LAST_INSERT_ID() + %d * @@auto_increment_increment;COMMIT"
         )
 
     def enqueue(self, payload: bytes) -> None:
@@ -117,11 +126,12 @@ class Floor:
 
     def enqueue_batch(self, payloads: Sequence[bytes]) -> None:
         """Store a batch in one packet, with hexadecimal literals."""
-        row, ids = self._row, self.ids
-        values = ",".join([row % (next(ids), payload.hex()) for payload in payloads])
-        text = self._begin + values + self._range % len(payloads)
+        row, ids, count = self._row, list(itertools.islice(self.ids, len(payloads))), len(payloads)
+        values = ",".join([row % (number, payload.hex()) for number, payload in zip(ids, payloads, strict=True)])
+        places = ",".join(["0"] * count)
+        text = self._begin + values + self._range % (places, ids[-1], count - 1)
         found = run(self.raw, text.encode())
-        if found[3] != len(payloads):
+        if found[2] != count:
             raise Wrong("the numbers of an INSERT were not consecutive")
 
     # Consumer
@@ -313,13 +323,12 @@ class FloorDriver(Driver):
             f"INSERT INTO celers_tasks ({COLUMNS}) VALUES"
             " (%s, %s, %s, %s, %s, %s, %s, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))"
         )
-        ready = self.floor._range.rsplit(";", 1)[0][1:]
         batches = [[payload_of(at + n).encode() for n in range(size)] for at in range(0, count, size)]
         with Clock() as clock:
             for batch in batches:
                 rows = [(next(ids).to_bytes(16, "big"), queue_id, "noop", one, "raw", 0, 3) for one in batch]
                 cursor.executemany(insert, rows)
-                cursor.execute(ready % len(batch))
+                cursor.execute(READY % len(batch))
                 connection.commit()
         connection.close()
         self.expect(size * len(batches))

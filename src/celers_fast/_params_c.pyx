@@ -356,3 +356,42 @@ def build_values(prefix, rows, suffix=b"", *, max_bytes, escaped=False, no_backs
     if count:
         statements.append((_statement(buffer, buffer.size, suffix), count))
     return statements
+
+
+def build_tasks(prefix, ids, middle, payloads, ending, *, max_bytes):
+    """Return as few statements as carry a row for each id and its payload; see `_params_py.build_tasks`."""
+    cdef Py_ssize_t limit = max_bytes, start, end, at, count = 0
+    cdef tuple keys = tuple(ids), values = tuple(payloads)
+    cdef bytes before = prefix, between = middle, after = ending
+    cdef object value
+    cdef list statements = []
+    if len(keys) != len(values):
+        raise bad_row(f"got {len(keys)} ids and {len(values)} payloads")
+    cdef _Buffer buffer = _Buffer.__new__(_Buffer)
+    buffer.add_bytes(before)
+    start = buffer.size
+    for at in range(len(keys)):
+        end = buffer.size
+        if count:
+            buffer.add(b",(", 2)
+        else:
+            buffer.add(b"(", 1)
+        value = values[at]
+        if not PyBytes_Check(value):
+            raise refuse(value)
+        buffer.add_uuid(keys[at])
+        buffer.add_bytes(between)
+        buffer.add_data(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), b"_binary", False)
+        buffer.add_bytes(after)
+        buffer.add(b")", 1)
+        if count and buffer.size > limit:
+            statements.append((_statement(buffer, end, b""), count))
+            memmove(buffer.data + start, buffer.data + end + 1, buffer.size - end - 1)
+            buffer.size = start + buffer.size - end - 1
+            count = 0
+        if buffer.size > limit:
+            raise too_large(buffer.size, max_bytes)
+        count += 1
+    if count:
+        statements.append((_statement(buffer, buffer.size, b""), count))
+    return statements

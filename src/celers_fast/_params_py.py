@@ -21,7 +21,7 @@ from uuid import UUID
 
 from celers.errors import PayloadTooLargeError, SerializationError, ValidationError
 
-__all__ = ["Raw", "build_values", "literal", "literals"]
+__all__ = ["Raw", "build_tasks", "build_values", "literal", "literals"]
 
 ESCAPE_FROM = 64
 """Bytes from which the escaped form is used when it is allowed; below, hex costs little and parses faster."""
@@ -238,4 +238,59 @@ def build_values(
         pending.append(text)
     if pending:
         statements.append((prefix + b",".join(pending) + suffix, len(pending)))
+    return statements
+
+
+def build_tasks(
+    prefix: bytes,
+    ids: Sequence[UUID],
+    middle: bytes,
+    payloads: Sequence[bytes],
+    ending: bytes,
+    *,
+    max_bytes: int,
+) -> list[tuple[bytes, int]]:
+    """Return as few statements as carry a row ``(id middle payload ending)`` for each id and its payload.
+
+    As `build_values`, for rows that differ in nothing but these two values.
+
+    Parameters
+    ----------
+    prefix : bytes
+        SQL before the rows.
+    ids : sequence of UUID
+    middle, ending : bytes
+        SQL between the id and the payload, and between the payload and the row's end, with their commas.
+    payloads : sequence of bytes
+        As many as there are ids; written in hex.
+    max_bytes : int
+        Length that no statement exceeds.
+
+    Raises
+    ------
+    PayloadTooLargeError
+        When one row alone does not fit; its `size` is what the statement would need.
+    ValidationError
+        When the numbers of ids and payloads differ, or a payload is not bytes.
+    """
+    if len(ids) != len(payloads):
+        raise bad_row(f"got {len(ids)} ids and {len(payloads)} payloads")
+    fixed = len(prefix)
+    statements: list[tuple[bytes, int]] = []
+    pending: list[bytes] = []
+    size = fixed
+    for task_id, payload in zip(ids, payloads, strict=True):
+        if not isinstance(payload, bytes):
+            raise refuse(payload)
+        text = b"(X'%032x'%bX'%b'%b)" % (task_id.int, middle, payload.hex().encode(), ending)
+        if pending and size + 1 + len(text) > max_bytes:
+            statements.append((prefix + b",".join(pending), len(pending)))
+            pending = []
+            size = fixed
+        size += len(text) + (1 if pending else 0)
+        if size > max_bytes:
+            raise too_large(size, max_bytes)
+        pending.append(text)
+    if pending:
+        statements.append((prefix + b",".join(pending), len(pending)))
     return statements

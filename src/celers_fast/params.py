@@ -8,8 +8,8 @@ from celers_fast._params_py import Raw
 from celers_fast._select import IMPL
 
 if TYPE_CHECKING or IMPL == "python":
-    from celers_fast._params_py import build_values, literal, literals
+    from celers_fast._params_py import build_tasks, build_values, literal, literals
 else:
-    from celers_fast._params_c import build_values, literal, literals
+    from celers_fast._params_c import build_tasks, build_values, literal, literals
 
-__all__ = ["Raw", "build_values", "literal", "literals"]
+__all__ = ["Raw", "build_tasks", "build_values", "literal", "literals"]

@@ -162,8 +162,9 @@ def test_enqueue_is_one_packet():
     task = SerializedTask.new("mail.send", b"x", priority=3)
     packet = next(Producer.enqueue.steps(producer, task))
     assert packet.commit
-    assert [text.split()[0] for text in packet.statements] == [b"SELECT", b"INSERT", b"INSERT"]
-    assert task.metadata.id.bytes.hex().encode() in packet.statements[1]
+    assert [text.split()[0] for text in packet.statements] == [b"INSERT", b"INSERT"]
+    assert task.metadata.id.bytes.hex().encode() in packet.statements[0]
+    assert b"draining" in packet.statements[1]
 
 
 def test_nothing_is_asked_of_the_server_for_a_bad_argument():

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from celers import validate
@@ -27,12 +28,16 @@ from celers.errors import (
     QueueDrainingError,
     ValidationError,
 )
+from celers.model.like import LikeTasks, gather
 from celers.model.task import SerializedTask
 from celers.operation import Packet, QueueUnknown, Restart, Steps
 from celers.retry import RetryPolicy
 from celers.sql import Raw
 from celers_fast.compression import compress_payload
-from celers_fast.params import build_values
+from celers_fast.params import build_tasks, build_values, literal
+
+if TYPE_CHECKING:
+    from celers.core import Core
 
 __all__ = ["NOW", "Inserting", "checked"]
 
@@ -46,16 +51,42 @@ _REST = (7, 10, 11, 12, 13, 14, 15)
 _NARROW_INDEXES = tuple(index for index in range(16) if index not in _REST)
 
 NOW = Raw(b"@celers_now")
+_ALIKE = "id, queue_id, task_name, payload, created_at, scheduled_at"
+_TIMES = b",UTC_TIMESTAMP(6),UTC_TIMESTAMP(6)"
 _IDS_PER_STATEMENT = 1000
 _PACKET_OVERHEAD = 2048
+_BYTES_PER_PLACE = 2
+_FORMS_KEPT = 100
+_MAX_RETRIES = 3  # the column's default
+
+
+@lru_cache(maxsize=8)
+def _places(count: int) -> str:
+    """Return a JSON array of so many elements."""
+    return "[" + ",".join(["0"] * count) + "]"
 
 
 class _Scattered(CelersError):
     """The numbers of a multi-row INSERT were not consecutive; the packet has stopped without effect."""
 
 
+class _Form(NamedTuple):
+    """SQL that tasks of one name, priority and retry limit have in common."""
+
+    prefix: bytes
+    middle: bytes
+    ending: bytes
+    place: bytes
+    """Of a single one."""
+    rank: int
+
+
 class Inserting(Component[M]):
     """What the producer's operations share."""
+
+    def __init__(self, core: Core, runner: Any) -> None:
+        super().__init__(core, runner)
+        self._forms: dict[tuple[str, int, int], _Form] = {}
 
     def check(self, task: SerializedTask) -> None:
         """Refuse what `enqueue` would refuse before it sends anything."""
@@ -72,6 +103,15 @@ class Inserting(Component[M]):
     ) -> Steps[list[UUID]]:
         """Store tasks that are all due at the same time."""
         began = time.monotonic()
+        alike = None
+        if due is NOW and retry_policy is None and not (self.inside or self.core.compress or self.core.record_history):
+            alike = gather(tasks, self.core.max_payload_bytes)
+        if alike is not None:
+            ids = alike.ids
+            store = self._insert_alike(alike)
+            if store is not None:
+                yield from self._certainly(store, ids, began)
+                return ids
         policy = None if retry_policy is None else validate.json_text(retry_policy.to_dict(), "retry_policy")
         rows = [self._row(task, due, reserved, policy) for task in tasks]
         ids = [task.metadata.id for task in tasks]
@@ -83,6 +123,11 @@ class Inserting(Component[M]):
             store = self._insert_dependent(tasks, rows, ids)
         else:
             store = self._insert_plain(tasks, rows, ids, delayed)
+        yield from self._certainly(store, ids, began)
+        return ids
+
+    def _certainly(self, store: Steps[None], ids: list[UUID], began: float) -> Steps[None]:
+        """Store, and look at what is there when the outcome is unknown."""
         try:
             yield from store
         except BrokerConnectionError as error:
@@ -91,7 +136,6 @@ class Inserting(Component[M]):
             # The lost session is gone by now: either all of the ids are there or none will be.
             if not (yield from all_stored(self, ids, began)):
                 raise Restart from None
-        return ids
 
     def _row(
         self, task: SerializedTask, due: Raw | datetime, reserved: dict[str, Any] | None, policy: str | None
@@ -127,6 +171,69 @@ class Inserting(Component[M]):
 
     def _draining(self) -> CelersError:
         return QueueDrainingError(f"queue {self.core.queue_name!r} is draining and takes no new tasks")
+
+    def _insert_alike(self, alike: LikeTasks) -> Steps[None] | None:
+        """Store tasks that differ in nothing but id and payload; None when one is too long for a literal in hex.
+
+        What has its default is left out, the time is that of the statement, and the guard is part of the INSERT into
+        the ready table: the less there is to parse, the better.
+        """
+        form = self._form(alike.name, alike.priority, alike.max_retries)
+        most = self.core.packet_bytes - _PACKET_OVERHEAD - _BYTES_PER_PLACE * len(alike.ids)
+        try:
+            statements = build_tasks(form.prefix, alike.ids, form.middle, alike.payloads, form.ending, max_bytes=most)
+        except PayloadTooLargeError:
+            return None
+        return self._send_alike(statements, alike.ids, form)
+
+    def _form(self, name: str, priority: int, max_retries: int) -> _Form:
+        """Return what the statements about such tasks have in common; kept for the next of them."""
+        key = name, priority, max_retries
+        form = self._forms.get(key)
+        if form is not None:
+            return form
+        core = self.core
+        columns, middle, ending = _ALIKE, f",{core.queue_id},".encode() + literal(name) + b",", _TIMES
+        if priority:
+            columns += ", priority"
+            ending += b",%d" % priority
+        if max_retries != _MAX_RETRIES:
+            columns += ", max_retries"
+            ending += b",%d" % max_retries
+        prefix = f"INSERT INTO {core.sql.table('tasks')} ({columns}) VALUES ".encode()
+        place = core.sql("producer", "ready_one", queue_id=core.queue_id, sort_rank=-priority)
+        if len(self._forms) >= _FORMS_KEPT:
+            self._forms.clear()
+        form = self._forms[key] = _Form(prefix, middle, ending, place, -priority)
+        return form
+
+    def _send_alike(self, statements: list[tuple[bytes, int]], ids: list[UUID], form: _Form) -> Steps[None]:
+        core = self.core
+        at = 0
+        try:
+            for insert, count in statements:
+                at += count
+                errors: dict[tuple[int, int], Callable[[], CelersError]] = {
+                    (0, 1062): _duplicate(ids),
+                    (1, 1690): self._draining,
+                }
+                if count == 1:
+                    yield Packet(insert, form.place, commit=at == len(ids), errors=errors)
+                    continue
+                place = core.sql(
+                    "producer",
+                    "ready_numbered",
+                    queue_id=core.queue_id,
+                    sort_rank=form.rank,
+                    places=_places(count),
+                    count=count,
+                    last_id=ids[at - 1],
+                )
+                errors[2, 1690] = _Scattered
+                guard = core.sql("producer", "guard_rows", count=count)
+                yield Packet(insert, place, guard, commit=at == len(ids), errors=errors)
+        except _Scattered:
+            yield from self._insert_by_id(statements, ids)  # what was sent before is rolled back
 
     def _insert_statements(self, rows: Sequence[tuple[object, ...]]) -> Steps[list[tuple[bytes, int]]]:
         """Build the INSERTs: narrow when the rest has its defaults, escaped when hex would not fit."""
@@ -208,6 +315,7 @@ class Inserting(Component[M]):
         yield Packet(self._guard(), errors={(0, 1690): self._draining})
         for insert, _ in statements:
             yield Packet(insert, errors={(0, 1062): _duplicate(ids)})
+        yield Packet(self.core.sql("producer", "now"))  # rows may bear the time of their statement
         yield from self._place(ids)
 
     def _place(self, ids: list[UUID]) -> Steps[None]:

@@ -12,6 +12,7 @@ from celers.components.base import M
 from celers.components.inserting import NOW, Inserting, checked
 from celers.errors import ValidationError
 from celers.model.base import Duration, Instant
+from celers.model.like import LikeTasks
 from celers.model.task import SerializedTask
 from celers.operation import Steps, operation
 from celers.retry import RetryPolicy
@@ -108,7 +109,7 @@ class Producer(Inserting[M]):
         -----
         One round trip for each packet that the server's `max_allowed_packet` holds; one transaction.
         """
-        batch = validate.items(tasks, "tasks")
+        batch = _batch(tasks)
         if not batch:
             return []
         return (yield from self.insert(batch, NOW, False))
@@ -118,7 +119,7 @@ class Producer(Inserting[M]):
         self, tasks: Iterable[SerializedTask], *, delay_secs: Duration = 0.0, connection: object | None = None
     ) -> Steps[list[UUID]]:
         """Store many tasks that are due after one common delay; see `enqueue_batch`."""
-        batch = validate.items(tasks, "tasks")
+        batch = _batch(tasks)
         delay = _delay(delay_secs)
         if not batch:
             return []
@@ -171,6 +172,10 @@ class Producer(Inserting[M]):
         ids = yield from self.insert(batch, _after(delay), True, extra, retry_policy=retry_policy)
         self.core.scheduled_here(delay)
         return ids
+
+
+def _batch(tasks: Iterable[SerializedTask]) -> Sequence[SerializedTask]:
+    return tasks if type(tasks) is LikeTasks else validate.items(tasks, "tasks")
 
 
 def _delay(value: Duration) -> float:

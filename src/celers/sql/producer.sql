@@ -16,6 +16,27 @@ SELECT 9223372036854775807 + (ROW_COUNT() <> :count) INTO @celers_guard
 -- The task inserted by the statement before may be claimed now.
 INSERT INTO celers_ready (queue_id, sort_rank, seq) VALUES (:queue_id, :sort_rank, LAST_INSERT_ID())
 
+-- name: ready_one
+-- As ready_last, with the guard in it: 1690 when the queue is draining. The aggregate makes a row, and a NULL that is
+-- refused, when there is no such queue. A plain read of celers_queues: no lock.
+INSERT INTO celers_ready (queue_id, sort_rank, seq)
+SELECT :queue_id, :sort_rank + 0 * (9223372036854775807 + MAX(draining)), LAST_INSERT_ID()
+FROM celers_queues WHERE queue_id = :queue_id
+
+-- name: ready_numbered
+-- The tasks of one multi-row INSERT, whose numbers are consecutive: the last of them is where it has to be, or nothing is
+-- written. 1690 when the queue is draining. Three look-ups by key, whatever the number of tasks.
+INSERT INTO celers_ready (queue_id, sort_rank, seq)
+SELECT queue.queue_id, :sort_rank + 0 * (9223372036854775807 + queue.draining),
+  LAST_INSERT_ID() + (numbered.place - 1) * @@auto_increment_increment
+FROM celers_queues queue FORCE INDEX (PRIMARY) STRAIGHT_JOIN celers_tasks final FORCE INDEX (PRIMARY)
+STRAIGHT_JOIN JSON_TABLE(:places, '$[*]' COLUMNS (place FOR ORDINALITY)) numbered
+WHERE queue.queue_id = :queue_id AND final.id = :last_id
+  AND final.seq = LAST_INSERT_ID() + (:count - 1) * @@auto_increment_increment
+
+-- name: now
+SELECT UTC_TIMESTAMP(6) INTO @celers_now
+
 -- name: ready_range
 -- The tasks of one multi-row INSERT: its numbers are consecutive, in steps of auto_increment_increment. Primary key.
 INSERT INTO celers_ready (queue_id, sort_rank, seq)

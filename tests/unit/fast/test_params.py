@@ -256,3 +256,35 @@ def test_twins_agree_on_statements(both, rows, prefix, suffix, max_bytes, escape
         escaped=escaped,
         no_backslash_escapes=no_backslash,
     )
+
+
+@given(
+    st.lists(st.tuples(st.uuids(), st.binary(max_size=40)), max_size=12),
+    st.binary(max_size=10),
+    st.binary(max_size=10),
+    st.binary(max_size=10),
+    st.integers(0, 600),
+)
+@parity
+def test_twins_agree_on_like_tasks(both, rows, prefix, middle, ending, max_bytes):
+    ids, payloads = [task_id for task_id, _ in rows], [payload for _, payload in rows]
+    both("params", "build_tasks", prefix, ids, middle, payloads, ending, max_bytes=max_bytes)
+
+
+@given(st.lists(st.tuples(st.uuids(), st.binary(max_size=40)), min_size=1, max_size=12), st.integers(200, 600))
+@parity
+def test_like_tasks_are_written_as_rows_are(params, rows, max_bytes):
+    ids, payloads = [task_id for task_id, _ in rows], [payload for _, payload in rows]
+    whole = [(task_id, 5, "job", payload, Raw(b"NOW()")) for task_id, payload in rows]
+    expected = params.build_values(b"INSERT ", whole, max_bytes=max_bytes)
+    assert params.build_tasks(b"INSERT ", ids, b",5,'job',", payloads, b",NOW()", max_bytes=max_bytes) == expected
+
+
+def test_like_tasks_that_do_not_fit_together(params):
+    with pytest.raises(ValidationError, match="1 ids and 0 payloads"):
+        params.build_tasks(b"", [ID], b"", [], b"", max_bytes=100)
+    with pytest.raises(ValidationError):
+        params.build_tasks(b"", [ID], b"", ["text"], b"", max_bytes=100)
+    with pytest.raises(PayloadTooLargeError) as caught:
+        params.build_tasks(b"", [ID], b",", [b"12345678"], b"", max_bytes=20)
+    assert caught.value.size == len(b"(X'',X'')") + 32 + 16
