@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import UUID
 
 from celers import validate
 from celers.errors import ConfigurationError, ValidationError
+from celers.lane import OnStored, send_parts, send_parts_async, told
 from celers.model.base import Duration, Instant, TaskIdLike
+from celers.model.like import LikeTasks
 from celers.model.task import SerializedTask
 from celers.retry import RetryPolicy, RetryStrategy
 
@@ -28,6 +31,8 @@ R = TypeVar("R")
 B = TypeVar("B", "Buffer", "AsyncBuffer")
 
 DEFAULT_MAX_RETRIES = 3
+MAX_BATCH = 100_000
+_NO_KEYWORDS: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +79,50 @@ class Submission(Generic[P, R]):
         """As `enqueue`, to run after a delay: a timedelta or seconds."""
         return self._send([self._make(args, kwargs)], delay=delay)[0]
 
-    def enqueue_many(self, calls: Iterable[Sequence[Any]], /) -> list[UUID]:
-        """Store many calls in one transaction, all or none.
+    def enqueue_many(
+        self,
+        calls: Iterable[Sequence[Any]],
+        /,
+        *,
+        batch: int | None = None,
+        on_stored: OnStored = None,
+    ) -> list[UUID]:
+        """Store many calls: in one transaction, all or none, or in batches that are committed one after the other.
 
         Parameters
         ----------
         calls : iterable of tuple
-            The positional arguments of each call; ``[(1,), (2,)]`` calls twice with one argument.
+            The positional arguments of each call; ``[(1,), (2,)]`` calls twice with one argument. With `batch` no
+            more than two batches of them are in memory at a time.
+        batch : int, optional
+            Calls in one commit, 1 to 100,000; 1000 is a good number. While the server stores a batch, the next one is
+            made ready. All calls are one transaction when None.
+        on_stored : callable, optional
+            Called after each commit with the ids that are stored now.
 
         Returns
         -------
         list of UUID
             Ids in the order of the calls.
+
+        Raises
+        ------
+        CelersError
+            As for `enqueue`. With `batch` the batches before the one that failed are stored, that one is not, and no
+            later one was sent: a note on the exception says how many calls are stored. What `calls` itself raises
+            comes after the batch on its way has been stored.
+
+        Notes
+        -----
+        One round trip for each transaction that `max_allowed_packet` holds. With `batch` a thread of this call sends
+        them, but on a connection of the caller, where they are part of the caller's transaction.
         """
-        return self._send(self._make_many(calls))
+        if batch is None:
+            return told(self._send(self._make_many(calls)), on_stored)
+        parts = self._parts(calls, batch)
+        if self._options.connection is not None:
+            return [task_id for part in parts for task_id in told(self._send(part), on_stored)]
+        return send_parts(self._send, parts, on_stored)
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> UUID:
         """As `enqueue`, for asyncio."""
@@ -101,9 +136,18 @@ class Submission(Generic[P, R]):
         """As `enqueue_after`, for asyncio."""
         return (await self._asend([self._make(args, kwargs)], delay=delay))[0]
 
-    async def aenqueue_many(self, calls: Iterable[Sequence[Any]], /) -> list[UUID]:
-        """As `enqueue_many`, for asyncio."""
-        return await self._asend(self._make_many(calls))
+    async def aenqueue_many(
+        self,
+        calls: Iterable[Sequence[Any]],
+        /,
+        *,
+        batch: int | None = None,
+        on_stored: OnStored = None,
+    ) -> list[UUID]:
+        """As `enqueue_many`, for asyncio; `on_stored` is called in the event loop."""
+        if batch is None:
+            return told(await self._asend(self._make_many(calls)), on_stored)
+        return await send_parts_async(self._asend, self._parts(calls, batch), on_stored)
 
     def using(
         self,
@@ -162,10 +206,12 @@ class Submission(Generic[P, R]):
             timeout=task.timeout_secs,
         )
 
-    def _make_many(self, calls: Iterable[Sequence[Any]]) -> list[SerializedTask]:
+    def _make_many(self, calls: Iterable[Sequence[Any]]) -> Sequence[SerializedTask]:
         if self._options.id is not None:
             raise ValidationError("id is for one call; enqueue_many gives each its own", parameter="id")
-        made: list[SerializedTask] = []
+        task, options = self._task, self._options
+        check, encode = task.check_arguments, task.app.encode
+        payloads: list[bytes] = []
         for call in calls:
             if not isinstance(call, tuple | list):
                 raise ValidationError(
@@ -173,11 +219,25 @@ class Submission(Generic[P, R]):
                     " write [(1,), (2,)] for two calls with one argument",
                     parameter="calls",
                 )
-            made.append(self._make(tuple(call), {}))
-        return made
+            args = tuple(call)
+            check(args, _NO_KEYWORDS)
+            payloads.append(encode(args, _NO_KEYWORDS))
+        return LikeTasks.new(
+            task.name,
+            payloads,
+            priority=task.priority if options.priority is None else options.priority,
+            max_retries=task.max_retries,
+            timeout_secs=task.timeout_secs,
+        )
+
+    def _parts(self, calls: Iterable[Sequence[Any]], batch: int) -> Iterator[Sequence[SerializedTask]]:
+        size = validate.integer(batch, "batch", 1, MAX_BATCH)
+        rest = iter(calls)
+        while part := self._make_many(islice(rest, size)):
+            yield part
 
     def _send(
-        self, tasks: list[SerializedTask], *, due_at: Instant | None = None, delay: Duration | None = None
+        self, tasks: Sequence[SerializedTask], *, due_at: Instant | None = None, delay: Duration | None = None
     ) -> list[UUID]:
         operation, arguments, options = self._request(tasks, due_at, delay)
         if self._options.buffer is not None:
@@ -189,7 +249,7 @@ class Submission(Generic[P, R]):
         return stored if isinstance(stored, list) else [stored]
 
     async def _asend(
-        self, tasks: list[SerializedTask], *, due_at: Instant | None = None, delay: Duration | None = None
+        self, tasks: Sequence[SerializedTask], *, due_at: Instant | None = None, delay: Duration | None = None
     ) -> list[UUID]:
         if self._options.connection is not None:
             raise ValidationError("connection= is for the blocking methods", parameter="connection")
@@ -214,7 +274,7 @@ class Submission(Generic[P, R]):
         return buffer
 
     def _request(
-        self, tasks: list[SerializedTask], due_at: Instant | None, delay: Duration | None
+        self, tasks: Sequence[SerializedTask], due_at: Instant | None, delay: Duration | None
     ) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
         """Choose the producer's operation, the plainest that does it, and its arguments."""
         options: dict[str, Any] = {}
