@@ -142,14 +142,13 @@ Kind: TypeAlias = Literal["read", "transaction", "plain"]
 
 def repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Take iterators among the arguments as lists: an operation may begin anew, and they give their values once."""
-    if any(hasattr(value, "__next__") for value in args):
-        args = tuple(list(value) if hasattr(value, "__next__") else value for value in args)
-    if any(hasattr(value, "__next__") for value in kwargs.values()):
-        kwargs = {
-            # A cursor given as the connection is an iterator too, and is refused later.
-            name: list(value) if hasattr(value, "__next__") and name != "connection" else value
-            for name, value in kwargs.items()
-        }
+    for at, value in enumerate(args):
+        if hasattr(value, "__next__"):
+            args = (*args[:at], list(value), *args[at + 1 :])
+    for name, value in kwargs.items():
+        # A cursor given as the connection is an iterator too, and is refused later.
+        if hasattr(value, "__next__") and name != "connection":
+            kwargs = {**kwargs, name: list(value)}
     return args, kwargs
 
 
