@@ -123,6 +123,7 @@ VARIABLES = (
 SMALL = {"consumers", "queues", "workers", "queue_totals", "throughput"}
 # What may read as many rows as the queue has, and why.
 SCANS = {
+    ("workers", "all_statistics"): "the same of all workers",
     ("workers", "statistics"): "counts the tasks of a worker, without an index for it (design, section 2)",
     ("analytics", "names"): "counts all tasks; the reporting indexes help",
     ("analytics", "retries"): "the same",
@@ -168,6 +169,7 @@ SORTS = {
     ("queues", "names"),
     ("throughput", "read"),
     ("workers", "active"),
+    ("workers", "all_statistics"),
     ("workers", "heartbeats"),
     ("workers", "statistics"),
 }

@@ -49,7 +49,7 @@ class Analytics(Component[M]):
         results = yield Packet(core.sql("analytics", text, queue_id=core.queue_id))
         return read.integer(results[0].rows[0][0])
 
-    @operation("read")
+    @operation("read", slow=True)
     def name_counts(self) -> Steps[list[TaskNameCount]]:
         """Return the tasks of each name by state, the most frequent name first, then by name.
 
@@ -80,7 +80,7 @@ class Analytics(Component[M]):
         found = {read.integer(row[0]): (read.integer(row[1]), read.integer(row[2])) for row in results[0].rows}
         return [TaskAgeDistribution(label, *found.get(number, (0, 0))) for number, label in enumerate(AGE_BUCKETS)]
 
-    @operation("read")
+    @operation("read", slow=True)
     def retry_statistics(self) -> Steps[list[RetryStatistics]]:
         """Return the retries of stored tasks by name, most retries first, then by name.
 

@@ -158,7 +158,7 @@ class Tasks(Component[M]):
         """
         return (yield from inspection.processing(self, limit, offset))
 
-    @operation("read")
+    @operation("read", slow=True)
     def of_worker(self, worker_id: str) -> Steps[list[TaskInfo]]:
         """Return all tasks that a worker held last, in any state, the last started first.
 

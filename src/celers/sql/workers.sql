@@ -65,3 +65,21 @@ FROM celers_workers w
 LEFT JOIN celers_tasks t ON t.worker_no = w.worker_no AND t.queue_id = w.queue_id
 WHERE w.queue_id = :queue_id AND w.worker_id IN (:worker_ids)
 GROUP BY w.worker_id ORDER BY w.worker_id
+
+-- name: all_statistics
+-- The same for many workers: one walk by primary key, where a join would fetch each task by an index on the workers.
+SELECT w.worker_id, IFNULL(held.processing, 0), IFNULL(held.completed, 0), IFNULL(held.failed, 0),
+  GREATEST(IFNULL(w.last_heartbeat, '1000-01-01'), IFNULL(held.started_at, '1000-01-01'),
+           IFNULL(held.completed_at, '1000-01-01')),
+  IFNULL(held.micros, 0)
+FROM celers_workers w
+LEFT JOIN (
+  SELECT worker_no, SUM(state = 'processing') AS processing, SUM(state = 'completed') AS completed,
+    SUM(state = 'failed') AS failed, MAX(NULLIF(started_at, '1970-01-01')) AS started_at,
+    MAX(NULLIF(completed_at, '1970-01-01')) AS completed_at,
+    AVG(IF(state = 'completed',
+      GREATEST(0, TIMESTAMPDIFF(MICROSECOND, NULLIF(started_at, '1970-01-01'), completed_at)), NULL)) AS micros
+  FROM celers_tasks FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id AND worker_no > 0 GROUP BY worker_no
+) held ON held.worker_no = w.worker_no
+WHERE w.queue_id = :queue_id AND w.worker_id IN (:worker_ids)
+ORDER BY w.worker_id
