@@ -31,7 +31,7 @@ RECOVER_CHUNK = 1000
 PROMOTE_CHUNK = 1000
 PURGE_CHUNK = 1000
 STEP_CHUNK = 200
-"""A step with so many takes about 10 ms, and no more than 50 on a busy server: `python -m benchmarks.beside_upkeep`."""
+"""Half of the steps took less than 30 ms on a busy machine; see `python -m benchmarks.beside_upkeep`."""
 STEP_STRETCH = 2000
 SETTLED_OR_PENDING = [state for state in DbTaskState if state is not DbTaskState.PROCESSING]
 ERROR_KEPT = 16_000
