@@ -23,7 +23,7 @@ __all__ = ["Attendant", "obstacle"]
 
 logger = logging.getLogger("celers.wakeup")
 
-VISIBLE_SECS = 1.0
+VISIBLE_SECS = 5.0
 LEAVE_EVERY_SECS = 0.001
 LONGEST_BACKOFF_SECS = 5.0
 TRY_AGAIN_SECS = 60.0
@@ -59,7 +59,8 @@ class Attendant:
     cores : sequence of Core
         One for each queue, with its number known.
     on_wake : callable
-        Called on the attendant's thread; must be quick.
+        Called on a thread of the attendant's, with its lock held; must be quick, and take no lock that is held while
+        the attendant's methods are called.
     park_secs : float
         Length of one wait.
 
@@ -90,6 +91,8 @@ class Attendant:
         self._declined = False
         self._holds = False
         self._resting = False
+        self._listening = False
+        self._told = False
         self._closed = False
         self._change = threading.Condition()
         self._park: ParkThread | None = None
@@ -210,15 +213,17 @@ class Attendant:
             park.check()
             return
         self._holds = False  # the statement releases whatever the connection holds
+        self._told = False
         answer = park.start(self._park_text)
-        if not self._become_visible(control, park, answer):
+        if not self._become_visible(control, park, answer, left):
             return
-        rung = self._stay(control, park, answer, left) and park.waited < self._park_secs * 0.98
-        if self._left != left or self._closed:
-            # A ring may have come to this slot after its consumer had found other work.
-            self._pass_on(control)
-        elif rung:
-            self._wake()
+        self._listening = True
+        answered = self._stay(control, park, answer, left)
+        with self._change:
+            self._listening = False
+            told = self._told
+        if not told and (not answered or self._left != left or self._was_rung(park)):
+            self._follow(control, left)
         park.check()
 
     def _stay(self, control: Connection, park: ParkThread, answer: threading.Event, left: int) -> bool:
@@ -243,12 +248,21 @@ class Attendant:
         self._interrupt(control, park, answer)
         return False
 
-    def _wake(self) -> None:
+    def _follow(self, control: Connection, left: int) -> None:
+        """A ring has come, or may have: the consumers look, or another process does when they have left."""
         with self._change:
-            self._wanted = self._resting = False
-        self._on_wake()
+            gone = self._left != left or self._closed
+            if not gone:
+                self._tell()
+        if gone:
+            self._pass_on(control)
 
-    def _become_visible(self, control: Connection, park: ParkThread, answer: threading.Event) -> bool:
+    def _tell(self) -> None:
+        """Hand a ring over, with the lock held: whoever finds nothing to leave has been told."""
+        self._on_wake()
+        self._wanted = self._resting = False
+
+    def _become_visible(self, control: Connection, park: ParkThread, answer: threading.Event, left: int) -> bool:
         """Wait until the server shows the park connection's locks.
 
         Returns
@@ -271,7 +285,7 @@ class Attendant:
                 if full:
                     self._in_line = full[0]
                 else:
-                    self._wake()
+                    self._follow(control, left)
                 return False
             if time.monotonic() > deadline:
                 raise _Unusable("the server does not show the lock of the waiting connection")
@@ -350,8 +364,16 @@ class Attendant:
         return b"DO IF(%s, %s, 0) + RELEASE_ALL_LOCKS()" % (takes, wait)
 
     def _answered(self) -> None:
+        """On the park connection's thread, which tells of a ring at once: to wake another thread takes its time."""
         with self._change:
+            park = self._park
+            if self._listening and self._resting and park is not None and self._was_rung(park):
+                self._tell()
+                self._told = True
             self._change.notify_all()
+
+    def _was_rung(self, park: ParkThread) -> bool:
+        return not park.broken and park.waited < self._park_secs * 0.98
 
     def _hang_up(self) -> None:
         park, self._park = self._park, None

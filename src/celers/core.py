@@ -44,12 +44,14 @@ class Slot:
     A slot makes one claim at a time. `held` maps the `seq` of a delivered, unsettled task to its id and delivery.
     """
 
-    __slots__ = ("consumer_no", "held", "in_doubt", "unreadable")
+    __slots__ = ("consumer_no", "held", "in_doubt", "ring", "unreadable")
 
     def __init__(self, consumer_no: int) -> None:
         self.consumer_no = consumer_no
         self.in_doubt = False
         """A claim was sent and nobody has seen its end: the next one reads the lease first."""
+        self.ring = False
+        """The last claim left work behind: another consumer is to be woken."""
         self.held: dict[int, tuple[UUID, int]] = {}
         self.unreadable: dict[int, str] = {}
         """Held tasks that cannot be decoded, with the reason: each claim tries to move them to the dead letters."""

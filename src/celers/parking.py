@@ -26,7 +26,7 @@ class ParkThread:
     secs : float
         The longest wait.
     answered : callable
-        Called on the thread when a statement has answered.
+        Called on the thread when a statement has answered, or failed.
     """
 
     def __init__(self, options: ConnectOptions, secs: float, answered: Callable[[], None]) -> None:

@@ -59,12 +59,17 @@ class WaitingRoom:
         with self._condition:
             self._guests -= 1
             empty = self._guests == 0
+        if not empty or self._attendant is None:
+            return
+        self._attendant.leave()
+        # Only now: until then a ring may have been handed to a caller who did not look any more.
+        with self._condition:
             rung = self._rings != self._seen.rings
-        if empty and self._attendant is not None:
-            if rung:
-                self._attendant.decline()
-            else:
-                self._attendant.leave()
+            empty = self._guests == 0
+        if rung:
+            self._attendant.decline()
+        if not empty:
+            self._wake()  # somebody has come in the meantime, and may rely on what has just ended
 
     def note(self) -> None:
         """Take notice of all rings so far: a claim follows."""

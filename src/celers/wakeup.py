@@ -118,19 +118,11 @@ def ring_each(names: Sequence[str]) -> list[bytes]:
     return [b"KILL QUERY IS_USED_LOCK('%s')" % name.encode() for name in names]
 
 
-def pass_on_statements(
-    names: Sequence[str], ready_table: str, queue_id: int, *, taken: bytes = b"0"
-) -> tuple[bytes, bytes]:
-    """Return statements that wake another consumer if tasks are ready: a plain read, then a KILL.
-
-    Parameters
-    ----------
-    taken : bytes
-        Expression under which to ring even when nothing is ready.
-    """
+def pass_on_statements(names: Sequence[str], ready_table: str, queue_id: int) -> tuple[bytes, bytes]:
+    """Return statements that wake another consumer if tasks are ready: a plain read, then a KILL."""
     look = b"SELECT COUNT(*) INTO @celers_left FROM (SELECT 1 FROM %s WHERE queue_id = %d LIMIT 1) ready"
     ring = b",".join(b"IS_USED_LOCK('%s')" % name.encode() for name in names)
     return (
         look % (ready_table.encode(), queue_id),
-        b"KILL QUERY IF(@celers_left OR %s, COALESCE(%s), NULL)" % (taken, ring),
+        b"KILL QUERY IF(@celers_left, COALESCE(%s), NULL)" % ring,
     )

@@ -591,6 +591,7 @@ def test_a_claim_that_promotes_locks_only_what_is_due(crowd, two):
             (due.metadata.id.bytes,),
         )
         one.core.due_unknown()
+        one.core.was_idle = False  # it rings nobody
         steps = claim(one.consumer, 1, None)
         opened = next(steps)
         connection = raw_connection(crowd)

@@ -15,6 +15,7 @@ import pytest
 from celers import BrokerError, MysqlBroker, SerializedTask
 from celers.attendant import Attendant
 from celers.db.url import parse_url
+from celers.waiting import WaitingRoom
 from celers.wakeup import PARK_SECS, SLOTS
 from tests.fixtures.server import running
 from tests.fixtures.waiting import until
@@ -334,3 +335,74 @@ def test_a_cluster_with_several_writers_is_polled(place, server, caplog):
             assert not rests(broker)
             task_id = broker.enqueue(new())
             assert call.result(20).task_id == task_id
+
+
+# Who hands a ring on
+
+
+def test_a_caller_that_leaves_has_heard_of_every_ring(sync_broker, monkeypatch):
+    """A ring is handed to callers of whom the last one goes at that moment, with a task from elsewhere."""
+    sync_broker.queue_size()
+    passed_on = threading.Event()
+    at_the_door, gone = threading.Event(), threading.Event()
+    room = WaitingRoom(sync_broker._pool.options, sync_broker.core)
+    attendant = room._attendant
+    pass_on, tell = attendant._pass_on, attendant._on_wake
+
+    def slow_tell():
+        at_the_door.set()
+        gone.wait(0.3)  # as long as nothing keeps the caller from leaving
+        tell()
+
+    def told_to_pass_on(control):
+        pass_on(control)
+        passed_on.set()
+
+    monkeypatch.setattr(attendant, "_on_wake", slow_tell)
+    monkeypatch.setattr(attendant, "_pass_on", told_to_pass_on)
+    try:
+        with room:
+            room.prepare()
+            until(lambda: attendant.resting)
+            sync_broker.queue.ring()
+            assert at_the_door.wait(20)
+        gone.set()
+        assert passed_on.wait(20)
+    finally:
+        gone.set()
+        room.close()
+
+
+def test_a_caller_that_comes_while_the_last_one_leaves_is_not_forgotten(sync_broker, monkeypatch):
+    sync_broker.queue_size()
+    room = WaitingRoom(sync_broker._pool.options, sync_broker.core)
+    attendant = room._attendant
+    leave = attendant.leave
+    entered, left = threading.Event(), threading.Event()
+
+    def late_leave():
+        entered.wait(20)
+        leave()
+        left.set()
+
+    monkeypatch.setattr(attendant, "leave", late_leave)
+    woken = []
+
+    def come():
+        with room:
+            room.prepare()
+            entered.set()
+            left.wait(20)
+            woken.append(room.wait(20))
+
+    try:
+        second = threading.Thread(target=come)
+        with room:
+            room.prepare()
+            until(lambda: attendant.resting)
+            monkeypatch.setattr(attendant, "leave", lambda: (second.start(), late_leave()))
+        monkeypatch.setattr(attendant, "leave", leave)
+        second.join(30)
+        assert woken == [True]
+    finally:
+        room.close()

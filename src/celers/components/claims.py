@@ -26,14 +26,14 @@ from celers.components.settling import (
     lock_by_seq,
 )
 from celers.components.throughput import sample, sampled
-from celers.core import Slot
+from celers.core import Core, Slot
 from celers.db.driver import Result
 from celers.errors import BrokerConnectionError, CelersError, DeserializationError
 from celers.hooks import after, before
 from celers.model.enums import DbTaskState, TaskHook
 from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
 from celers.operation import Packet, Restart, Steps
-from celers.wakeup import PARK_SECS, pass_on_statements
+from celers.wakeup import PARK_SECS, ring_statement
 from celers_fast.rows import decode_claims, parse_receipt
 
 __all__ = ["Settlement", "claim"]
@@ -112,6 +112,8 @@ def claim(
                 else:
                     core.slots.hold(slot, _held(found))
                 messages += found
+                if slot.ring:
+                    yield from _pass_on(component, slot)
                 if bad:
                     slot.unreadable.update(bad)
                     yield from _bury(component, slot)
@@ -184,6 +186,7 @@ def _claim_once(
             sql("consumer", "due_delete"),
         ]
     form = form or ("one" if count == 1 else "many")
+    waking = core.was_idle and core.wake_up
     held = _raw(slot.held_text())
     statements += [
         sql("consumer", f"pick_{form}", queue_id=queue_id, count=count),
@@ -192,7 +195,7 @@ def _claim_once(
         *started_statements(core, form, consumer_no),
         sql("consumer", f"lease_{form}", held=held, consumer_no=consumer_no, queue_id=queue_id),
         sql("consumer", f"read_{form}", consumer_no=consumer_no),
-        sql("consumer", "next_due", queue_id=queue_id),
+        sql("consumer", "next_due_and_left" if waking else "next_due", queue_id=queue_id),
     ]
     # Whatever keeps us from seeing the end, an interrupt of this process included: the next claim looks first.
     slot.in_doubt = True
@@ -201,7 +204,7 @@ def _claim_once(
             *statements,
             commit=True,
             errors={(0, 1690): _DeclaredDead, (len(statements) - 3, 1690): _NotStarted},
-            after=(*behind, *_pass_on(component, form)),
+            after=behind,
             quiet=True,
         )
     except BrokerConnectionError as error:
@@ -219,22 +222,25 @@ def _claim_once(
     core.was_idle = not rows
     core.due_in(read.integer_or_none(results[-1].rows[0][0]))
     core.claimed(len(rows), sum(len(row[3] or b"") + len(row[15] or b"") + 200 for row in rows))
+    if waking and rows:
+        slot.ring = _leaves_behind(core, left=read.flag(results[-1].rows[0][1]))
     return rows
 
 
-def _pass_on(component: Component[Any], form: str) -> tuple[bytes, ...]:
-    """Wake another consumer when this claim, the first after idling, leaves work behind.
+def _leaves_behind(core: Core, *, left: bool) -> bool:
+    """Is another consumer to be woken behind a claim that brought something, the first after idling?
 
-    Also when it takes a task while something is due soon: this consumer was to wake up for it, and may be busy then.
+    When it leaves work behind; and when something is due soon, for which this consumer was to wake up: it may be busy
+    by then.
     """
-    core = component.core
-    if not core.was_idle or not core.wake_up:
-        return ()
     due = core.next_due_secs
-    taken = b"0"
-    if due is not None and due < PARK_SECS:
-        taken = b"@celers_seq IS NOT NULL" if form == "one" else b"@celers_seqs IS NOT NULL"
-    return pass_on_statements(core.slot_names, core.sql.table("ready"), core.queue_id, taken=taken)
+    return left or (due is not None and due < PARK_SECS)
+
+
+def _pass_on(component: Component[Any], slot: Slot) -> Steps[None]:
+    """Ring another consumer; in a packet of its own, since a claim after idling rarely leaves anything behind."""
+    yield Packet(b"DO 0", commit=True, after=(ring_statement(component.core.slot_names),), repeat=True)
+    slot.ring = False
 
 
 def _raw(text: bytes) -> str:
@@ -261,6 +267,7 @@ def _take_over(component: Component[Any], slot: Slot, count: int) -> Steps[tuple
         raise _DeclaredDead
     found = tuple(row for row in held.rows if known.get(read.integer(row[0])) != read.integer(row[11]))
     slot.in_doubt = len(found) > count
+    slot.ring = core.wake_up and bool(found)
     return found[:count]
 
 

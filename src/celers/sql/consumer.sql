@@ -109,6 +109,12 @@ FROM celers_tasks WHERE seq = @celers_seq AND consumer_no = :consumer_no AND sta
 SELECT TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), MIN(due_at))
 FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id
 
+-- name: next_due_and_left
+-- As next_due; and is anything left behind that claim of the same transaction? Key PRIMARY of celers_ready, one row.
+SELECT (SELECT TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), MIN(due_at))
+        FROM celers_scheduled FORCE INDEX (idx_scheduled_queue) WHERE queue_id = :queue_id),
+  EXISTS(SELECT 1 FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id)
+
 -- name: lock_lease
 -- After a claim whose outcome is unknown.
 SELECT lease FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :queue_id FOR UPDATE

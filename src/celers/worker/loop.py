@@ -40,6 +40,8 @@ log = logging.getLogger("celers.worker.loop")
 
 FLUSH_SECS = 0.005
 FLUSH_COUNT = 200
+# The first task after idling gets the interpreter to itself for so long, unless it ends before.
+HEAD_START_SECS = 0.001
 STALL_SECS = 1.0
 WARN_AGAIN_SECS = 3600.0
 LONGEST_BACKOFF_SECS = 5.0
@@ -98,6 +100,7 @@ class ClaimLoop:
         self._winding_up = False
         self._attendant: Attendant | None = None
         self._wakes = 0
+        self._rung = False
         self._parked = False
         self._wake_up = settings.wake_up and all(broker.core.wake_up for broker in brokers)
 
@@ -113,6 +116,7 @@ class ClaimLoop:
     def wake(self) -> None:
         """Look for tasks at once: somebody knows that there are some."""
         self._wakes += 1
+        self._rung = True
         self._intake.woken()
         self._bell.ring()
 
@@ -209,8 +213,7 @@ class ClaimLoop:
         if self._alone is not None:
             return self._run_alone(now)
         if wanted:
-            self._claim(wanted)
-            return 0.0
+            return self._claim(wanted)
         self._may_claim = self._intake.look_in(now) == 0.0
         self._look_for_stall(now)
         look = 1.0 if self._may_claim else self._intake.look_in(now)
@@ -247,9 +250,13 @@ class ClaimLoop:
 
     # Claiming
 
-    def _claim(self, wanted: int) -> None:
+    def _claim(self, wanted: int) -> float:
+        """Claim from the queues in turn; return how long to wait then."""
         brought = 0
         wakes = self._wakes
+        rung, self._rung = self._rung, False
+        if rung and not self._unsettled:
+            wanted = 1  # most rings tell of one task, and a claim of one is the quickest
         for index in range(len(self._brokers)):
             messages, mean = self._settler.cycle(index, wanted - brought, self._settings.name)
             if mean is not None:
@@ -266,12 +273,13 @@ class ClaimLoop:
             self._moved_at = time.monotonic()
             if self._attendant is not None:
                 self._attendant.leave()
-            self._parked = False
+            self._parked = self._wakes != wakes  # a ring came in the meantime: follow it, or hand it on
         else:
             self._park()
             if self._wakes != wakes:
                 self._intake.woken()  # it was said while the claim was under way, which may have missed it
         self._all_well()
+        return HEAD_START_SECS if rung and brought else 0.0
 
     def _due_secs(self) -> float | None:
         """Seconds until something scheduled is due in one of the queues, as far as known."""
