@@ -104,7 +104,8 @@ class Inserting(Component[M]):
         """Store tasks that are all due at the same time."""
         began = time.monotonic()
         alike = None
-        if due is NOW and retry_policy is None and not (self.inside or self.core.compress or self.core.record_history):
+        simple = not (reserved or self.inside or self.core.compress or self.core.record_history)
+        if due is NOW and retry_policy is None and simple:
             alike = gather(tasks, self.core.max_payload_bytes)
         if alike is not None:
             ids = alike.ids
