@@ -30,7 +30,7 @@ __all__ = ["STAGES", "Clocks", "main", "packet_kind"]
 
 def packet_kind(text: bytes) -> str:
     """Say what a packet is for, by its statements."""
-    claims = b"FROM celers_ready WHERE" in text
+    claims = b"sort_rank, seq FROM celers_ready" in text
     acks = b"state = 'completed'" in text
     if claims and acks:
         return "packet: ack and claim in one"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celers import BatchResultInput, MysqlBroker, SerializedTask, TaskResultStatus, WorkerStatus
+from celers import App, BatchResultInput, MysqlBroker, SerializedTask, TaskResultStatus, Worker, WorkerStatus
 from celers.components.consumer import Completion
 
 
@@ -158,3 +158,26 @@ def test_a_new_queue_costs_what_it_must(database_url, packets):
     with MysqlBroker(database_url, "new") as broker:
         assert packets.count(lambda: broker.enqueue(job())) <= 3
         assert packets.count(lambda: broker.enqueue(job())) == 1
+
+
+@pytest.mark.spec("CORE-08", "CORE-09", "BATCH-03", "WORK-01")
+def test_a_busy_worker_sends_one_packet_a_cycle(database_url, packets):
+    app, count, ran = App(database_url), 600, 0
+
+    @app.task(ignore_result=True)
+    def one(number):
+        nonlocal ran
+        ran += 1
+        if ran == count:
+            worker.stop()
+
+    one.enqueue_many([(number,) for number in range(count)])
+    worker = Worker(app, threads=1, batch=50)
+    packets.sent.clear()
+    worker.run()
+    app.close()
+    claims = [text for text in packets.sent if b"sort_rank, seq FROM celers_ready" in text]
+    acks = [text for text in packets.sent if b"state = 'completed'" in text]
+    assert ran == count
+    assert len(claims) >= count / 50
+    assert len([text for text in acks if text not in claims]) <= 2, "all but the last travel with a claim"
