@@ -301,9 +301,9 @@ def test_a_missing_record_is_found_and_repaired(fresh) -> None:
 def test_a_failing_statement_is_named_and_can_be_repeated(fresh) -> None:
     fresh.rows("CREATE TABLE celers_dlq_view (a INT PRIMARY KEY)")
     with opened(fresh.url) as schema:
-        with pytest.raises(MigrationError, match=r"001_init, statement 12 \(line \d+\)") as caught:
+        with pytest.raises(MigrationError, match=r"001_init, statement 13 \(line \d+\)") as caught:
             schema.migrate()
-        assert (caught.value.version, caught.value.statement, caught.value.errno) == ("001", 12, 1347)
+        assert (caught.value.version, caught.value.statement, caught.value.errno) == ("001", 13, 1347)
         fresh.rows("DROP TABLE celers_dlq_view")
         # Also from another connection: the lock was released.
         with opened(fresh.url) as other:
