@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -213,10 +213,10 @@ def build_values(
         raise bad_argument("suffix", "bytes", suffix)
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
         raise bad_argument("max_bytes", "an int", max_bytes)
-    fixed = len(prefix) + len(suffix)
-    statements: list[tuple[bytes, int]] = []
-    pending: list[bytes] = []
-    size = fixed
+    return _pack(prefix, _rows(rows, escaped, no_backslash_escapes), suffix, max_bytes)
+
+
+def _rows(rows: Iterable[Sequence[object]], escaped: bool, no_backslash_escapes: bool) -> Iterator[bytes]:
     width = -1
     for row in rows:
         if not isinstance(row, tuple | list):
@@ -227,7 +227,16 @@ def build_values(
             if not row:
                 raise bad_row("got no values")
             width = len(row)
-        text = b"(" + b",".join([_literal(value, escaped, no_backslash_escapes) for value in row]) + b")"
+        yield b"(" + b",".join([_literal(value, escaped, no_backslash_escapes) for value in row]) + b")"
+
+
+def _pack(prefix: bytes, rows: Iterable[bytes], suffix: bytes, max_bytes: int) -> list[tuple[bytes, int]]:
+    """Return as few statements of at most `max_bytes` as carry all rows, each with its number of rows."""
+    fixed = len(prefix) + len(suffix)
+    statements: list[tuple[bytes, int]] = []
+    pending: list[bytes] = []
+    size = fixed
+    for text in rows:
         if pending and size + 1 + len(text) > max_bytes:
             statements.append((prefix + b",".join(pending) + suffix, len(pending)))
             pending = []
@@ -275,22 +284,11 @@ def build_tasks(
     """
     if len(ids) != len(payloads):
         raise bad_row(f"got {len(ids)} ids and {len(payloads)} payloads")
-    fixed = len(prefix)
-    statements: list[tuple[bytes, int]] = []
-    pending: list[bytes] = []
-    size = fixed
+    return _pack(prefix, _task_rows(ids, middle, payloads, ending), b"", max_bytes)
+
+
+def _task_rows(ids: Sequence[UUID], middle: bytes, payloads: Sequence[bytes], ending: bytes) -> Iterator[bytes]:
     for task_id, payload in zip(ids, payloads, strict=True):
         if not isinstance(payload, bytes):
             raise refuse(payload)
-        text = b"(X'%032x'%bX'%b'%b)" % (task_id.int, middle, payload.hex().encode(), ending)
-        if pending and size + 1 + len(text) > max_bytes:
-            statements.append((prefix + b",".join(pending), len(pending)))
-            pending = []
-            size = fixed
-        size += len(text) + (1 if pending else 0)
-        if size > max_bytes:
-            raise too_large(size, max_bytes)
-        pending.append(text)
-    if pending:
-        statements.append((prefix + b",".join(pending), len(pending)))
-    return statements
+        yield b"(X'%032x'%bX'%b'%b)" % (task_id.int, middle, payload.hex().encode(), ending)
