@@ -83,7 +83,8 @@ def turns(plan: Plan, made: Sequence[Contender], number: int) -> Iterator[tuple[
                 if step.rounds is not None and number >= step.rounds:
                     continue
                 for contender in members:
-                    if contender.kind in step.who and (number == 0 or not contender.is_aside):
+                    aside = contender.is_logged and (not step.logged or (contender.kind == "peers" and number > 0))
+                    if contender.kind in step.who and not aside:
                         yield step, contender
 
 

@@ -40,9 +40,9 @@ class Contender:
     process: subprocess.Popen[str] | None = None
 
     @property
-    def is_aside(self) -> bool:
-        """Is it a peer on a server with binary log?"""
-        return self.kind == "peers" and "+" in self.place
+    def is_logged(self) -> bool:
+        """Does its server write a binary log?"""
+        return "+" in self.place
 
     def start(self) -> None:
         """Start the process and ask it for versions."""

@@ -21,6 +21,8 @@ class Step:
     """Only in so many rounds; in all when None."""
     shared: bool = True
     """Is the number of tasks cut down for slow contenders?"""
+    logged: bool = True
+    """Also on the servers with a binary log? Not where it takes long and nothing is written, or only by slow peers."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def plan_of(*, quick: bool, scale: float = 1.0, rounds: int | None = None) -> Pl
     deep = size(100_000, 1_000_000, 1000)
     claims = {"claims": size(200, 400, 30)}
     pause = [0.05, 0.15]
+    once = {"shared": False, "logged": False}
     blocks = [
         [
             Step("enqueue_broker", "measure_broker_single", single, OURS),
@@ -105,14 +108,14 @@ def plan_of(*, quick: bool, scale: float = 1.0, rounds: int | None = None) -> Pl
         [
             # A task at a time: a slow contender waits no longer than others.
             Step("pickup", "measure_pickup", {"count": size(30, 100, 5), "pause": pause}, OURS, 2, shared=False),
-            Step("pickup", "measure_pickup", {"count": size(12, 40, 5), "pause": pause}, ("peers",), 1, shared=False),
+            Step("pickup", "measure_pickup", {"count": size(12, 40, 5), "pause": pause}, ("peers",), 1, **once),
         ],
         [Step("round_trips", "measure_round_trips", {}, OURS, 1)],
         [Step("busy_worker", "measure_busy_worker", {"count": size(10_000, 20_000, 1000)}, OURS, 1)],
-        [Step("idle", "measure_idle", {"secs": max(2.0, (10 if quick else 30) * min(1.0, scale))}, OURS, 1)],
+        [Step("idle", "measure_idle", {"secs": max(2.0, (10 if quick else 30) * min(1.0, scale))}, OURS, 1, **once)],
         [Step("ring_cost", "measure_ring_cost", {"count": size(2000, 4000)}, OURS, 2)],
         *(
-            [Step(f"depth_{case}", "measure_depth", {"case": case, "count": rows} | claims, OURS, 1, shared=False)]
+            [Step(f"depth_{case}", "measure_depth", {"case": case, "count": rows} | claims, OURS, 1, **once)]
             for case, rows in (
                 ("ready", deep),
                 ("future", deep),

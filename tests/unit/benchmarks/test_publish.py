@@ -133,6 +133,14 @@ def test_a_server_takes_a_block_before_the_next_one():
     assert "c" not in [key for key, _ in second]
 
 
+def test_servers_with_a_binary_log_are_left_out_of_what_writes_nothing():
+    made = [contender("celers@mysql+binlog", "celers", "mysql+binlog"), contender("huey", "peers", "mysql+binlog")]
+    plan = Plan([[Step("a", "m", {}, ("celers", "peers"))], [Step("b", "m", {}, ("celers",), logged=False)]], 2)
+    first = [(step.key, one.kind) for step, one in turns(plan, made, 0)]
+    assert first == [("a", "celers"), ("a", "peers")]
+    assert [(step.key, one.kind) for step, one in turns(plan, made, 1)] == [("a", "celers")]
+
+
 def test_slow_contenders_take_fewer_tasks():
     steps = {step.key: step for step in plan_of(quick=True).steps}
     assert MADE[3].arguments(steps["batch"]) == {"count": 2000}
