@@ -35,7 +35,7 @@ __all__ = ["Completion", "Consumer"]
 MAX_BATCH = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: a worker makes one for each task, and freezing costs more than all else in it
 class Completion:
     """A delivery that was processed, and what to store about it.
 
@@ -47,12 +47,15 @@ class Completion:
     runtime_ms : int or None
     store : bool
         Whether to store a result at all.
+    receipt : tuple of int or None
+        The message's receipt as `parse_receipt` reads it, from a caller who has done so already.
     """
 
     message: BrokerMessage
     result: str | None = None
     runtime_ms: int | None = None
     store: bool = True
+    receipt: tuple[int, int, int] | None = None
 
 
 class Consumer(Component[M]):
@@ -339,7 +342,7 @@ class Consumer(Component[M]):
 def _completed_item(completion: Completion) -> Item:
     if not isinstance(completion, Completion):
         raise ValidationError(f"done must hold Completions, not {type(completion).__name__}", parameter="done")
-    item = _item(completion.message)
+    item = _item(completion.message, completion.receipt)
     if completion.store:
         text = completion.result
         if text is not None:
@@ -352,14 +355,14 @@ def _completed_item(completion: Completion) -> Item:
     return item
 
 
-def _item(message: BrokerMessage) -> Item:
+def _item(message: BrokerMessage, receipt: tuple[int, int, int] | None = None) -> Item:
     if not isinstance(message, BrokerMessage):
         raise ValidationError(f"message must be a BrokerMessage, not {type(message).__name__}", parameter="message")
     handle = message.receipt_handle
-    receipt = parse_receipt(handle)
+    receipt = receipt or parse_receipt(handle)
     if receipt is None:
         raise ValidationError(f"receipt_handle={handle!r} is not a receipt handle", parameter="message")
-    return Item(message.task_id, handle, receipt)
+    return Item(message.task.metadata.id, handle, receipt)
 
 
 def _tuples(values: Iterable[Any], width: int, parameter: str = "tasks") -> list[Any]:

@@ -4,7 +4,8 @@ A child notes there which consumers it has opened and which tasks it is running.
 nor the parent's attention, and reading needs nothing of the child: it may be busy in C code, or dead.
 
 Layout, little endian: a header with flags, the numbers of the consumers, then one slot for each task that may run at
-the same time. A slot counts when its `seq` is not 0; the child writes `seq` last and clears it first.
+the same time. A slot counts when its `seq` is not 0; it is the last field, so that it is written last, and is cleared
+at the end of the task.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ _CONSUMERS_AT = 64
 _MOST_CONSUMERS = 256
 _SLOTS_AT = _CONSUMERS_AT + 4 * _MOST_CONSUMERS
 _SLOT_BYTES = 64
+_SLOT = struct.Struct("<dIIHHI16sQ")  # deadline, consumer, deliveries, queue, keeps result, timeout, id, seq
 _SEQ = struct.Struct("<Q")
-_REST = struct.Struct("<dIIHHI16s")  # deadline, consumer, deliveries, queue, keeps result, timeout, id
+_SEQ_AT = _SLOT.size - _SEQ.size
 _NUMBER = struct.Struct("<I")
 
 
@@ -127,14 +129,13 @@ class Board:
     ) -> None:
         """Note that a task is running."""
         at = _SLOTS_AT + slot * _SLOT_BYTES
-        _REST.pack_into(
-            self._memory, at + 8, deadline, consumer_no, deliveries, queue, keeps_result, timeout_secs, task_id
+        _SLOT.pack_into(
+            self._memory, at, deadline, consumer_no, deliveries, queue, keeps_result, timeout_secs, task_id, seq
         )
-        _SEQ.pack_into(self._memory, at, seq)
 
     def end(self, slot: int) -> None:
         """Note that the task of a slot has ended."""
-        _SEQ.pack_into(self._memory, _SLOTS_AT + slot * _SLOT_BYTES, 0)
+        _SEQ.pack_into(self._memory, _SLOTS_AT + slot * _SLOT_BYTES + _SEQ_AT, 0)
 
     # What the parent reads
 
@@ -153,11 +154,11 @@ class Board:
         found: list[Running] = []
         for slot in range(self.slots):
             at = _SLOTS_AT + slot * _SLOT_BYTES
-            seq = _SEQ.unpack_from(self._memory, at)[0]
+            seq = _SEQ.unpack_from(self._memory, at + _SEQ_AT)[0]
             if not seq:
                 continue
-            deadline, consumer, deliveries, queue, keeps, timeout, raw = _REST.unpack_from(self._memory, at + 8)
-            if _SEQ.unpack_from(self._memory, at)[0] == seq:
+            deadline, consumer, deliveries, queue, keeps, timeout, raw, _ = _SLOT.unpack_from(self._memory, at)
+            if _SEQ.unpack_from(self._memory, at + _SEQ_AT)[0] == seq:
                 found.append(Running(seq, deadline, consumer, deliveries, queue, bool(keeps), timeout, UUID(bytes=raw)))
         return found
 

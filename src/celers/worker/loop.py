@@ -38,8 +38,6 @@ __all__ = ["ClaimLoop"]
 
 log = logging.getLogger("celers.worker.loop")
 
-FLUSH_SECS = 0.005
-FLUSH_COUNT = 200
 # The first task after idling gets the interpreter to itself for so long, unless it ends before.
 HEAD_START_SECS = 0.001
 STALL_SECS = 1.0
@@ -82,7 +80,7 @@ class ClaimLoop:
         self._accept = app.accept if settings.accept is None else payload.accepted_formats(settings.accept)
         self._outcomes: deque[Outcome] = deque()
         self._unsettled: dict[str, Delivery] = {}
-        self._settler = Settler(brokers, self._outcomes, self._unsettled)
+        self._settler = Settler(brokers, self._outcomes, self._unsettled, settings.batch)
         self._threads = ThreadRunner(settings.threads, board, self._report)
         self._coroutines = AsyncRunner(settings.async_tasks, board, settings.threads, self._report)
         self._intake = Intake(settings.threads, settings.batch)
@@ -130,8 +128,7 @@ class ClaimLoop:
         count = len(self._outcomes)
         return (
             count == 1  # starts the clock of the next flush
-            or count >= FLUSH_COUNT
-            or count >= len(self._unsettled)
+            or count >= min(self._settings.batch, len(self._unsettled))
             or (self._may_claim and self._threads.waiting.qsize() <= self._intake.low_water())
         )
 
@@ -196,28 +193,29 @@ class ClaimLoop:
             return 0.0
         if self._abandon_overdue:
             self._abandon(now)
+        busy = not self._threads.waiting.empty()
         wanted = 0
         if stop_at is None and self._alone is None:
             have = self._have()
             wanted = self._intake.wanted(have, now)
             if self._parked and not wanted and not self._intake.room(have):
                 self._leave()  # a ring would be lost on this process
-        if self._flush_is_due(now) and not (wanted and self._can_fuse(now)):
+        if self._settler.is_due(now, busy) and not (wanted and self._settler.may_wait(now)):
             self._settle()
             return 0.0
         if stop_at is not None:
             if now >= stop_at:
                 self._give_up_running()
                 return 0.0
-            return min(stop_at - now, self._until_flush(now))
+            return min(stop_at - now, self._settler.due_in(now, busy))
         if self._alone is not None:
-            return self._run_alone(now)
+            return self._run_alone(now, busy)
         if wanted:
             return self._claim(wanted)
         self._may_claim = self._intake.look_in(now) == 0.0
         self._look_for_stall(now)
         look = 1.0 if self._may_claim else self._intake.look_in(now)
-        return min(look, self._until_flush(now))
+        return min(look, self._settler.due_in(now, busy))
 
     def _have(self) -> int:
         """Count what runs or waits, less the coroutines that have room of their own."""
@@ -225,21 +223,6 @@ class ClaimLoop:
         return len(self._unsettled) - len(self._outcomes) - coroutines
 
     # Settling
-
-    def _flush_is_due(self, now: float) -> bool:
-        count = len(self._outcomes)
-        return bool(count) and (
-            count >= len(self._unsettled) or count >= FLUSH_COUNT or now - self._outcomes[0].finished_at >= FLUSH_SECS
-        )
-
-    def _can_fuse(self, now: float) -> bool:
-        """May what was reported travel with the next claim? Not when something had to wait for long."""
-        return now - self._outcomes[0].finished_at < 4 * FLUSH_SECS
-
-    def _until_flush(self, now: float) -> float:
-        if not self._outcomes:
-            return 1.0
-        return max(0.0005, self._outcomes[0].finished_at + FLUSH_SECS - now)
 
     def _settle(self) -> None:
         mean = self._settler.settle()
@@ -364,7 +347,7 @@ class ClaimLoop:
             if delivery.task is not None and not delivery.task.is_async:
                 put(delivery)
 
-    def _run_alone(self, now: float) -> float:
+    def _run_alone(self, now: float, busy: bool) -> float:
         alone = self._alone
         assert alone is not None
         if alone.message.receipt_handle not in self._unsettled:
@@ -373,7 +356,7 @@ class ClaimLoop:
         if not self._alone_started and len(self._unsettled) == 1:
             self._alone_started = True
             self._dispatch([alone])
-        return self._until_flush(now)
+        return self._settler.due_in(now, busy)
 
     # Special cases
 

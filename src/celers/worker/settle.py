@@ -21,6 +21,9 @@ log = logging.getLogger("celers.worker.tasks")
 acks = logging.getLogger("celers.worker.acks")
 
 AT_ONCE = 1000
+# So long an outcome waits for others. It travels with the next claim when tasks wait to be run, which comes soon then.
+FLUSH_SECS = 0.005
+BUSY_SECS = 0.02
 
 DATA_ERRNOS = frozenset(
     {
@@ -49,15 +52,42 @@ class Settler:
         What the runners have reported, oldest first.
     unsettled : dict of str to Delivery
         All claimed deliveries by receipt; settled ones are removed.
+    batch : int
+        So many outcomes leave without a claim; a busy worker claims before.
     """
 
     def __init__(
-        self, brokers: Sequence[MysqlBroker], outcomes: deque[Outcome], unsettled: dict[str, Delivery]
+        self, brokers: Sequence[MysqlBroker], outcomes: deque[Outcome], unsettled: dict[str, Delivery], batch: int
     ) -> None:
         self._brokers = brokers
         self._outcomes = outcomes
         self._unsettled = unsettled
+        self._batch = batch
         self.returns: list[tuple[float, list[Delivery]]] = []
+
+    def is_due(self, now: float, busy: bool) -> bool:
+        """Is it time to settle: nothing else runs, there are many outcomes, or one of them waits for long?
+
+        Parameters
+        ----------
+        busy : bool
+            Claimed tasks wait to be run.
+        """
+        count = len(self._outcomes)
+        return bool(count) and (
+            count >= min(self._batch, len(self._unsettled))
+            or now - self._outcomes[0].finished_at >= (BUSY_SECS if busy else FLUSH_SECS)
+        )
+
+    def may_wait(self, now: float) -> bool:
+        """May the outcomes travel with the next claim? Not when one had to wait for long."""
+        return now - self._outcomes[0].finished_at < 2 * BUSY_SECS
+
+    def due_in(self, now: float, busy: bool) -> float:
+        """Return the seconds after which the outcomes have waited long enough; 1 without any."""
+        if not self._outcomes:
+            return 1.0
+        return max(0.0005, self._outcomes[0].finished_at + (BUSY_SECS if busy else FLUSH_SECS) - now)
 
     def settle(self) -> float | None:
         """Settle what was reported; return the mean run time of the tasks in seconds, None without any."""
@@ -203,7 +233,9 @@ _WORDS = {
 
 
 def _completion(one: Success) -> Completion:
-    return Completion(one.delivery.message, one.result, int(one.runtime_secs * 1000), store=one.delivery.keeps_result)
+    delivery = one.delivery
+    runtime_ms = int(one.runtime_secs * 1000)
+    return Completion(delivery.message, one.result, runtime_ms, delivery.keeps_result, delivery.receipt)
 
 
 def _intend(done: Sequence[Success]) -> None:
