@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.spec("ARCH-05", "ARCH-12"), pytest.mark.timeout(60)]
 
 COUNT = 7
 LOCK = b"FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq IN"
-DELETE = b"DELETE FROM celers_tasks WHERE seq IN"
+DELETE = b"DELETE t FROM celers_tasks t FORCE INDEX (PRIMARY) WHERE seq IN"
 
 
 def fill(broker, **options):
@@ -111,7 +111,7 @@ class RecoverToDlq(Recover):
 class RescueDead(Case):
     """One transaction for each consumer."""
 
-    last = (b"DELETE FROM celers_consumers", b"COMMIT")
+    last = (b"DELETE c FROM celers_consumers", b"COMMIT")
 
     def prepare(self, broker, tables):
         for _ in range(COUNT):
@@ -294,7 +294,7 @@ def test_consumers_end_although_the_connection_is_lost(proxy, through, tables):
     through.enqueue(SerializedTask.new("job"))
     message = through.dequeue()
     through.ack(message.task_id, message.receipt_handle)
-    rule = proxy.spoil("before", b"DELETE FROM celers_consumers", b"COMMIT")
+    rule = proxy.spoil("before", b"DELETE c FROM celers_consumers", b"COMMIT")
     assert through.consumers.end() == 1
     assert rule.seen.is_set()
     assert tables.value("SELECT COUNT(*) FROM celers_consumers") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from uuid import UUID
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celers.sql import Raw, Statements, apply_prefix
+from celers.sql import Raw, Statements, _topic, apply_prefix
 
 TOPICS = sorted(
     path.name.removesuffix(".sql")
@@ -110,3 +111,25 @@ def test_only_tables_take_the_prefix():
         apply_prefix("SELECT @celers_now FROM celers_tasks, xcelers_y", "a_")
         == "SELECT @celers_now FROM a_tasks, xcelers_y"
     )
+
+
+SINGLE_TABLE = re.compile(rb"DELETE FROM|UPDATE \w+( (?!SET)\w+)?( FORCE INDEX \(\w+\))? SET ")
+
+# Single-table forms that may change nothing without an error, and who notices it.
+NOTICED = {
+    ("consumer", "start_one"): "lease_one stops the packet",
+    ("consumer", "ack_many"): "the caller compares the number and looks closer; count_acked counts what it changed",
+    ("limits", "forget_hits"): "the next call deletes them",
+    ("migrations", "forget"): "the next run of the migration writes over it",
+}
+
+
+@pytest.mark.spec("CORE-08", "CORE-09")
+def test_an_interrupted_change_cannot_pass_unseen():
+    """MariaDB answers a single-table UPDATE or DELETE that KILL QUERY met early with OK and no rows."""
+    found = set()
+    for topic in TOPICS:
+        for name, (pieces, _) in _topic(topic, "celers_").items():
+            if SINGLE_TABLE.match(pieces[0]):
+                found.add((topic, name))
+    assert found == NOTICED.keys()

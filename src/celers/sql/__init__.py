@@ -3,6 +3,11 @@
 Each statement stands under a line ``-- name: some_name`` with its purpose in a comment. ``:name`` marks a value,
 which is written by our own literal builder (fuzzed against the driver's escaping); a list gives its members with
 commas, `celers_fast.params.Raw` goes in as it is. Tables are written with the default prefix.
+
+MariaDB may answer a single-table UPDATE or DELETE that KILL QUERY met early with OK and no rows, and goes on with the
+packet to its COMMIT. The multi-table forms give an error, so rows are changed by ``UPDATE celers_x x FORCE INDEX (...)
+STRAIGHT_JOIN (SELECT 1) one SET`` and ``DELETE x FROM celers_x x FORCE INDEX (...)``, unless something later notices
+that nothing was changed (docs/adr/0008). The index is named because without one they scan a small table, and lock it.
 """
 
 from __future__ import annotations

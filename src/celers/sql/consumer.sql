@@ -1,7 +1,3 @@
--- MariaDB may answer a single-table UPDATE or DELETE that a KILL QUERY met before its first row with OK and no rows,
--- and goes on with the packet (UPDATE on 11.8, DELETE on 10.11 too; INSERT, SELECT and the multi-table forms give an
--- error). A single-table form may stand here only where something later notices that it changed nothing.
-
 -- name: open
 -- A new consumer: its row is its lease, its heartbeat and its counters.
 INSERT INTO celers_consumers (queue_id, worker_no, lease, lease_secs, heartbeat_at, started_at)
@@ -148,5 +144,5 @@ ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), heartbeat_at 
   completions = completions + VALUES(completed)
 
 -- name: beat
-UPDATE (SELECT 1) one STRAIGHT_JOIN celers_consumers c FORCE INDEX (PRIMARY) SET c.heartbeat_at = UTC_TIMESTAMP(6)
+UPDATE celers_consumers c FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one SET c.heartbeat_at = UTC_TIMESTAMP(6)
 WHERE c.consumer_no IN (:numbers)

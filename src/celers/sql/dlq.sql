@@ -40,18 +40,19 @@ FROM celers_dead_letter_queue FORCE INDEX (PRIMARY) WHERE id = :id
 
 -- name: replace
 -- The task just made of a letter becomes the one that a hook has returned. Unique key uq_tasks_id.
-UPDATE celers_tasks SET task_name = :task_name, payload = :payload, payload_encoding = :encoding, priority = :priority,
+UPDATE celers_tasks t FORCE INDEX (uq_tasks_id) STRAIGHT_JOIN (SELECT 1) one
+SET task_name = :task_name, payload = :payload, payload_encoding = :encoding, priority = :priority,
   max_retries = :max_retries, timeout_secs = :timeout_secs, group_id = :group_id, chord_id = :chord_id,
   parent_task_id = :parent_task_id, metadata = :metadata
 WHERE id = :task_id
 
 -- name: delete_locked
 -- One by one: a list might be looked for by a scan, which waits for the rows that others have locked. Primary key.
-DELETE FROM celers_dead_letter_queue WHERE id = :id
+DELETE d FROM celers_dead_letter_queue d FORCE INDEX (PRIMARY) WHERE id = :id
 
 -- name: purge
 -- Primary key.
-DELETE FROM celers_dead_letter_queue WHERE id = :id AND queue_name = :queue_name
+DELETE d FROM celers_dead_letter_queue d FORCE INDEX (PRIMARY) WHERE id = :id AND queue_name = :queue_name
 
 -- name: pick_some
 -- One chunk to delete, by a range of key idx_dlq_failed_at.

@@ -50,21 +50,22 @@ ORDER BY t.seq DESC
 SELECT metadata FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq = :seq FOR UPDATE
 
 -- name: set_metadata
-UPDATE celers_tasks FORCE INDEX (PRIMARY) SET metadata = :metadata WHERE seq = :seq
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one SET metadata = :metadata WHERE seq = :seq
 
 -- name: set_error
-UPDATE celers_tasks FORCE INDEX (PRIMARY) SET error_message = :error WHERE seq = :seq
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one SET error_message = :error WHERE seq = :seq
 
 -- name: find_seq
 -- The number of a task into a variable, so that it is changed by its primary key; NULL without one. Key uq_tasks_id.
 SELECT MAX(seq) INTO @celers_seq FROM celers_tasks WHERE id = :id AND queue_id = :queue_id
 
 -- name: set_worker
-UPDATE celers_tasks FORCE INDEX (PRIMARY) SET worker_no = :worker_no WHERE seq = @celers_seq AND state = 'processing'
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
+SET worker_no = :worker_no WHERE seq = @celers_seq AND state = 'processing'
 
 -- name: set_progress
 -- As an object: JSON_EXTRACT is what turns text into JSON on both servers.
-UPDATE celers_tasks FORCE INDEX (PRIMARY)
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
 SET metadata = JSON_SET(IFNULL(metadata, '{}'), '$.progress', JSON_EXTRACT(
       JSON_SET(:progress, '$.updated_at', DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%fZ')), '$'))
 WHERE seq = @celers_seq AND state = 'processing'

@@ -14,7 +14,8 @@ STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = page.seq
 
 -- name: raise_priority
 -- Tasks whose ready rows are locked. Primary key.
-UPDATE celers_tasks FORCE INDEX (PRIMARY) SET priority = :priority WHERE seq IN (:seqs) AND state = 'pending'
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
+SET priority = :priority WHERE seq IN (:seqs) AND state = 'pending'
 
 -- name: place_ready
 INSERT INTO celers_ready (queue_id, sort_rank, seq)

@@ -32,7 +32,7 @@ ON DUPLICATE KEY UPDATE completed = celers_queue_totals.completed + VALUES(compl
   failures = celers_queue_totals.failures + VALUES(failures)
 
 -- name: delete_consumer
-DELETE FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :queue_id
+DELETE c FROM celers_consumers c FORCE INDEX (PRIMARY) WHERE consumer_no = :consumer_no AND queue_id = :queue_id
 
 -- name: queue_name
 SELECT name FROM celers_queues WHERE queue_id = :queue_id
@@ -130,10 +130,10 @@ LIMIT :count
 SELECT seq, error_message FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq IN (:seqs)
 
 -- name: purge_dependencies
-DELETE FROM celers_task_dependencies WHERE task_id IN (:ids)
+DELETE d FROM celers_task_dependencies d FORCE INDEX (uq_dependencies_task_parent) WHERE task_id IN (:ids)
 
 -- name: purge_dependencies_on
-DELETE FROM celers_task_dependencies WHERE parent_task_id IN (:ids)
+DELETE d FROM celers_task_dependencies d FORCE INDEX (idx_dependencies_parent) WHERE parent_task_id IN (:ids)
 
 -- name: purge_dedup
 -- Before the tasks go: their own keys lead to the rows, which no index by task does. Primary keys.
@@ -142,7 +142,7 @@ STRAIGHT_JOIN celers_task_dedup d FORCE INDEX (PRIMARY) ON d.queue_name = :queue
 WHERE t.seq IN (:seqs) AND d.task_id = t.id
 
 -- name: purge_idempotency
-DELETE FROM celers_task_idempotency WHERE task_id IN (:ids)
+DELETE i FROM celers_task_idempotency i FORCE INDEX (idx_idempotency_task_id) WHERE task_id IN (:ids)
 
 -- name: due_queues
 -- The queues of the tasks just promoted, whose idle consumers are rung.

@@ -102,4 +102,5 @@ SELECT DISTINCT task_id FROM celers_task_history
 WHERE task_id IN (:ids) AND queue_name = :queue_name AND state = 'completed'
 
 -- name: mark_parents
-UPDATE celers_tasks FORCE INDEX (uq_tasks_id) SET has_dependants = TRUE WHERE id IN (:ids)
+UPDATE celers_tasks t FORCE INDEX (uq_tasks_id) STRAIGHT_JOIN (SELECT 1) one
+SET has_dependants = TRUE WHERE id IN (:ids)

@@ -7,11 +7,13 @@ SELECT queue_id FROM celers_queues WHERE name = :name
 INSERT IGNORE INTO celers_queues (name, created_at, updated_at) VALUES (:name, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))
 
 -- name: set_paused
-UPDATE celers_queues SET paused = :on, updated_at = UTC_TIMESTAMP(6) WHERE queue_id = :queue_id
+UPDATE celers_queues q FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
+SET paused = :on, updated_at = UTC_TIMESTAMP(6) WHERE queue_id = :queue_id
 
 -- name: set_draining
 -- Waits for transactions of callers that enqueue on their own connection: their share lock ends with their commit.
-UPDATE celers_queues SET draining = :on, updated_at = UTC_TIMESTAMP(6) WHERE queue_id = :queue_id
+UPDATE celers_queues q FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
+SET draining = :on, updated_at = UTC_TIMESTAMP(6) WHERE queue_id = :queue_id
 
 -- name: read_flags
 SELECT paused, draining FROM celers_queues WHERE queue_id = :queue_id

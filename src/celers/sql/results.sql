@@ -28,7 +28,7 @@ STRAIGHT_JOIN celers_task_results r FORCE INDEX (PRIMARY) ON r.task_id = page.ta
 ORDER BY page.completed_at DESC, page.task_id DESC
 
 -- name: delete
-DELETE FROM celers_task_results WHERE task_id = :task_id AND queue_name = :queue_name
+DELETE r FROM celers_task_results r FORCE INDEX (PRIMARY) WHERE task_id = :task_id AND queue_name = :queue_name
 
 -- name: pick_old
 -- One chunk to delete, by a range of key idx_results_completed_at.

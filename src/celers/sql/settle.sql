@@ -40,11 +40,11 @@ FROM JSON_TABLE(:keys, '$[*]' COLUMNS (due_at DATETIME(6) PATH '$[0]', seq BIGIN
 STRAIGHT_JOIN celers_scheduled FORCE INDEX (PRIMARY) ON celers_scheduled.due_at = k.due_at AND celers_scheduled.seq = k.seq
 
 -- name: delete_blocked
-DELETE FROM celers_blocked WHERE queue_id = :queue_id AND seq IN (:seqs)
+DELETE b FROM celers_blocked b FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id AND seq IN (:seqs)
 
 -- name: finish
 -- A locked task reaches a terminal state; an older error text is kept when there is no new one.
-UPDATE celers_tasks FORCE INDEX (PRIMARY)
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
 SET state = :state, completed_at = UTC_TIMESTAMP(6), error_message = IFNULL(:error, error_message)
 WHERE seq IN (:seqs)
 
@@ -54,7 +54,7 @@ SELECT UTC_TIMESTAMP(6) INTO @celers_now
 -- name: requeue
 -- A locked task goes back to pending; its receipt ends with consumer_no, its progress is forgotten. A delay is cut at
 -- the end of the year 9999.
-UPDATE celers_tasks FORCE INDEX (PRIMARY)
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
 SET state = 'pending', retry_count = retry_count + :granted,
     scheduled_at = CAST(@celers_now AS DATETIME(6)) + INTERVAL LEAST(:delay,
       TIMESTAMPDIFF(MICROSECOND, @celers_now, '9999-12-31 23:59:59.999999')) MICROSECOND,
@@ -85,7 +85,7 @@ SELECT :dlq_id, id, :queue_name, task_name, payload, payload_encoding, priority,
 FROM celers_tasks WHERE seq = :seq
 
 -- name: delete_tasks
-DELETE FROM celers_tasks WHERE seq IN (:seqs)
+DELETE t FROM celers_tasks t FORCE INDEX (PRIMARY) WHERE seq IN (:seqs)
 
 -- name: find_dead_letter
 -- Did an operation whose outcome was unknown move the task? Key idx_dlq_task_id.
@@ -98,15 +98,17 @@ FROM celers_task_dependencies d STRAIGHT_JOIN celers_tasks t FORCE INDEX (uq_tas
 WHERE d.parent_task_id IN (:ids) AND d.satisfied = FALSE AND t.queue_id = :queue_id AND t.state = 'pending'
 
 -- name: satisfy
-UPDATE celers_task_dependencies SET satisfied = TRUE, satisfied_at = UTC_TIMESTAMP(6)
+UPDATE celers_task_dependencies d FORCE INDEX (idx_dependencies_parent) STRAIGHT_JOIN (SELECT 1) one
+SET satisfied = TRUE, satisfied_at = UTC_TIMESTAMP(6)
 WHERE parent_task_id IN (:ids) AND satisfied = FALSE
 
 -- name: reduce_unmet
-UPDATE celers_tasks FORCE INDEX (PRIMARY) SET unmet_dependencies = unmet_dependencies - :met WHERE seq IN (:seqs)
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
+SET unmet_dependencies = unmet_dependencies - :met WHERE seq IN (:seqs)
 
 -- name: become_due
 -- A released task is due now, after its chain's delay, or at its own later time.
-UPDATE celers_tasks FORCE INDEX (PRIMARY)
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
 SET scheduled_at = GREATEST(scheduled_at, CAST(@celers_now AS DATETIME(6)) + INTERVAL :delay MICROSECOND)
 WHERE seq IN (:seqs)
 

@@ -70,12 +70,13 @@ SELECT queue_id, seq FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq IN (:seqs
 
 -- name: satisfy_own
 -- Tasks started by hand wait for nothing any more.
-UPDATE celers_task_dependencies SET satisfied = TRUE, satisfied_at = UTC_TIMESTAMP(6)
+UPDATE celers_task_dependencies d FORCE INDEX (uq_dependencies_task_parent) STRAIGHT_JOIN (SELECT 1) one
+SET satisfied = TRUE, satisfied_at = UTC_TIMESTAMP(6)
 WHERE task_id IN (:ids) AND satisfied = FALSE
 
 -- name: administer
 -- A state change by hand: clears what belongs to a run that is over.
-UPDATE celers_tasks FORCE INDEX (PRIMARY)
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
 SET state = 'pending', scheduled_at = CAST(@celers_now AS DATETIME(6)), started_at = DEFAULT, completed_at = DEFAULT,
     consumer_no = 0, worker_no = 0, unmet_dependencies = :unmet,
     metadata = IF(JSON_CONTAINS_PATH(metadata, 'one', '$.progress'),
@@ -83,11 +84,12 @@ SET state = 'pending', scheduled_at = CAST(@celers_now AS DATETIME(6)), started_
 WHERE seq IN (:seqs)
 
 -- name: administer_processing
-UPDATE celers_tasks FORCE INDEX (PRIMARY)
+UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
 SET state = 'processing', started_at = UTC_TIMESTAMP(6), consumer_no = :consumer_no, worker_no = 0,
     deliveries = deliveries + 1, unmet_dependencies = 0
 WHERE seq IN (:seqs)
 
 -- name: set_lease
-UPDATE celers_consumers SET lease = CONCAT('[[', :held, ']]'), heartbeat_at = UTC_TIMESTAMP(6)
+UPDATE celers_consumers c FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
+SET lease = CONCAT('[[', :held, ']]'), heartbeat_at = UTC_TIMESTAMP(6)
 WHERE consumer_no = :consumer_no AND queue_id = :queue_id

@@ -67,7 +67,8 @@ SELECT id FROM celers_tasks FORCE INDEX (uq_tasks_id) WHERE id IN (:ids)
 
 -- name: set_unmet
 -- Imported tasks that wait for that many others.
-UPDATE celers_tasks FORCE INDEX (uq_tasks_id) SET unmet_dependencies = :unmet WHERE id IN (:ids)
+UPDATE celers_tasks t FORCE INDEX (uq_tasks_id) STRAIGHT_JOIN (SELECT 1) one
+SET unmet_dependencies = :unmet WHERE id IN (:ids)
 
 -- name: place_ready
 -- Imported pending tasks that may be claimed now. Unique key uq_tasks_id.

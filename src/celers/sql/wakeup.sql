@@ -9,7 +9,8 @@ SELECT EXISTS(SELECT 1 FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_id = 
 
 -- name: unheard
 -- A producer may not ring the consumers of this queue: they poll for a day. Unique key uq_queues_name.
-UPDATE celers_queues SET unheard_at = UTC_TIMESTAMP(6) WHERE name = :name
+UPDATE celers_queues q FORCE INDEX (uq_queues_name) STRAIGHT_JOIN (SELECT 1) one
+SET unheard_at = UTC_TIMESTAMP(6) WHERE name = :name
 
 -- name: list_unheard
 SELECT name FROM celers_queues WHERE unheard_at > UTC_TIMESTAMP(6) - INTERVAL 1 DAY

@@ -22,19 +22,19 @@ WHERE c.queue_id = :queue_id AND t.state = 'processing' AND t.consumer_no = c.co
   AND t.worker_no = :worker_no
 
 -- name: beat
-UPDATE celers_workers
+UPDATE celers_workers w FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
 SET last_heartbeat = UTC_TIMESTAMP(6), status = :status, task_count = :task_count, updated_at = UTC_TIMESTAMP(6)
 WHERE worker_no = :worker_no AND last_heartbeat IS NOT NULL
 
 -- name: beat_idle
 -- As beat, for a worker that is known to hold nothing. Unique key uq_workers_worker.
-UPDATE celers_workers
+UPDATE celers_workers w FORCE INDEX (uq_workers_worker) STRAIGHT_JOIN (SELECT 1) one
 SET last_heartbeat = UTC_TIMESTAMP(6), status = 'idle', task_count = 0, updated_at = UTC_TIMESTAMP(6)
 WHERE worker_id = :worker_id AND queue_id = :queue_id AND last_heartbeat IS NOT NULL
 
 -- name: unregister
 -- The number stays, because tasks refer to it.
-UPDATE celers_workers
+UPDATE celers_workers w FORCE INDEX (uq_workers_worker) STRAIGHT_JOIN (SELECT 1) one
 SET last_heartbeat = NULL, status = 'offline', task_count = 0, capabilities = NULL, updated_at = UTC_TIMESTAMP(6)
 WHERE worker_id = :worker_id AND queue_id = :queue_id AND last_heartbeat IS NOT NULL
 
