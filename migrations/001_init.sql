@@ -479,12 +479,14 @@ BEGIN
         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = v_message;
     END IF;
 
+    -- Multi-table forms: MariaDB may skip a single-table DELETE or UPDATE that KILL QUERY meets, without an error.
     -- The narrow rows first, then the task (see the lock order above). Promotion goes from scheduled and
     -- blocked to ready, hence ready is the last of them.
     SELECT due_at INTO v_due FROM celers_scheduled WHERE queue_id = v_queue_id AND seq = v_seq LIMIT 1;
-    DELETE FROM celers_scheduled WHERE due_at = v_due AND seq = v_seq;
-    DELETE FROM celers_blocked WHERE queue_id = v_queue_id AND seq = v_seq;
-    DELETE FROM celers_ready WHERE queue_id = v_queue_id AND sort_rank = -CAST(v_priority AS SIGNED) AND seq = v_seq;
+    DELETE s FROM celers_scheduled s FORCE INDEX (PRIMARY) WHERE due_at = v_due AND seq = v_seq;
+    DELETE b FROM celers_blocked b FORCE INDEX (PRIMARY) WHERE queue_id = v_queue_id AND seq = v_seq;
+    DELETE r FROM celers_ready r FORCE INDEX (PRIMARY)
+        WHERE queue_id = v_queue_id AND sort_rank = -CAST(v_priority AS SIGNED) AND seq = v_seq;
     SET v_state = NULL;
     SELECT t.state INTO v_state FROM celers_tasks t WHERE t.seq = v_seq FOR UPDATE;
     IF v_state IS NULL OR v_state NOT IN ('pending', 'processing', 'failed') THEN
@@ -525,11 +527,11 @@ BEGIN
         IF v_done THEN
             LEAVE next_dependant;
         END IF;
-        DELETE FROM celers_blocked WHERE queue_id = v_queue_id AND seq = v_dep_seq;
-        DELETE FROM celers_scheduled WHERE due_at = v_dep_due AND seq = v_dep_seq;
-        DELETE FROM celers_ready
+        DELETE b FROM celers_blocked b FORCE INDEX (PRIMARY) WHERE queue_id = v_queue_id AND seq = v_dep_seq;
+        DELETE s FROM celers_scheduled s FORCE INDEX (PRIMARY) WHERE due_at = v_dep_due AND seq = v_dep_seq;
+        DELETE r FROM celers_ready r FORCE INDEX (PRIMARY)
             WHERE queue_id = v_queue_id AND sort_rank = -CAST(v_dep_priority AS SIGNED) AND seq = v_dep_seq;
-        UPDATE celers_tasks
+        UPDATE celers_tasks t FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one
             SET state = 'cancelled', completed_at = v_now,
                 error_message = CONCAT('cancelled because the task ', LOWER(p_task_id),
                                        ', which it depends on, was moved to the dead letters')
@@ -545,7 +547,7 @@ BEGIN
     END LOOP;
     CLOSE v_dependants;
 
-    DELETE FROM celers_tasks WHERE seq = v_seq;
+    DELETE t FROM celers_tasks t FORCE INDEX (PRIMARY) WHERE seq = v_seq;
     -- A task that had failed is counted among the failures already.
     INSERT INTO celers_queue_totals (queue_id, failed, cancelled, failures)
         VALUES (v_queue_id, IF(v_state = 'failed', -1, 0), v_cancelled, IF(v_state = 'failed', 0, 1))
