@@ -143,14 +143,19 @@ def test_eight_processes_never_pass_a_limit(sync_broker, database_url, tables):
     tables.check(sync_broker)
 
 
+AT_WORK = "SELECT COUNT(*) FROM celers_consumers WHERE completed > 0"
+
+
 @pytest.mark.spec("TEST-03", "CTRL-01", "DEF-70")
 def test_the_next_claim_of_every_process_sees_a_pause(sync_broker, database_url, tables):
     sync_broker.enqueue_batch([SerializedTask.new("job") for _ in range(20_000)])
     with contest(database_url, *[(contenders.claim_until_stopped, size) for size in (1, 1, 10, 10)]) as running:
-        until(lambda: running.check() and sync_broker.get_statistics().completed > 100, 60)
+        until(lambda: running.check() and tables.value(AT_WORK) == 4, 60)
         sync_broker.pause()
         paused = time.monotonic()
         time.sleep(0.2)
+        # However fast they were before, there is something left to claim afterwards.
+        sync_broker.enqueue_batch([SerializedTask.new("job") for _ in range(100)])
         left = sync_broker.queue_size()
         resuming = time.monotonic()
         sync_broker.resume()
