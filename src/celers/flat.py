@@ -21,7 +21,7 @@ from celers.components.results import Results
 from celers.components.tasks import Tasks
 from celers.components.transfer import Transfer
 from celers.components.workers import Workers
-from celers.operation import Async, Flat, Sync, flat, flat_stream
+from celers.operation import Async, Flat, Sync, flat
 
 __all__ = ["FlatNames"]
 
@@ -144,11 +144,11 @@ class FlatNames(Flat[M]):
 
     # transfer: tasks and dead letters as JSON
     export_tasks = flat(Transfer.export_tasks)
-    iter_export_tasks = flat_stream(Transfer.iter_export_tasks)
+    iter_export_tasks = flat(Transfer.iter_export_tasks)
     import_tasks = flat(Transfer.import_tasks)
     import_tasks_from = flat(Transfer.import_tasks_from)
     export_dlq = flat(Transfer.export_dlq)
-    iter_export_dlq = flat_stream(Transfer.iter_export_dlq)
+    iter_export_dlq = flat(Transfer.iter_export_dlq)
 
     # database: the server behind the queue
     get_table_sizes = flat(Database.table_sizes)

@@ -22,7 +22,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from celers.errors import CelersError
 from celers.hooks import hooked_enqueue
@@ -43,7 +55,6 @@ __all__ = [
     "Sync",
     "Undo",
     "flat",
-    "flat_stream",
     "operation",
     "paired",
     "repeatable",
@@ -52,6 +63,8 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
+A = TypeVar("A")
 
 Steps: TypeAlias = "Generator[Packet, list[Result], R]"
 """The type of an operation's generator; `R` is what the operation returns."""
@@ -152,7 +165,42 @@ def repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any
     return args, kwargs
 
 
-class Operation(Generic[P, R]):
+class _Method(Generic[P, S, A]):
+    """Descriptor of a component's method that is called with `P` and gives `S` on a blocking broker, `A` on asyncio."""
+
+    def __init__(self, steps: Callable[Concatenate[Any, P], Any]) -> None:
+        self.steps = steps
+        self.name = steps.__name__
+        self.owner: type[Component[Any]] | None = None
+        functools.update_wrapper(cast(Any, self), steps)
+
+    def __set_name__(self, owner: type[Component[Any]], name: str) -> None:
+        self.owner = owner
+        self.name = name
+
+    @overload
+    def __get__(self, obj: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(self, obj: Component[Sync], owner: type, /) -> Callable[P, S]: ...
+    @overload
+    def __get__(self, obj: Component[Async], owner: type, /) -> Callable[P, A]: ...
+    def __get__(self, obj: Any, owner: type, /) -> Any:
+        if obj is None:
+            return self
+        bound = self._bind(obj)
+        functools.update_wrapper(bound, self.steps)
+        signature = inspect.signature(self.steps)
+        parameters = list(signature.parameters.values())[1:]
+        bound.__signature__ = signature.replace(parameters=parameters, return_annotation=_returned(self.steps))
+        # Kept on the instance, so that the descriptor is asked once per component.
+        obj.__dict__[self.name] = bound
+        return bound
+
+    def _bind(self, obj: Component[Any]) -> Any:
+        raise NotImplementedError
+
+
+class Operation(_Method[P, R, Coroutine[Any, Any, R]], Generic[P, R]):
     """Descriptor of a component's method; binds to the component's runner.
 
     Attributes
@@ -160,6 +208,8 @@ class Operation(Generic[P, R]):
     steps : callable
         The generator function itself, for tests and for use inside other operations.
     """
+
+    steps: Callable[Concatenate[Any, P], Steps[R]]
 
     def __init__(
         self,
@@ -173,7 +223,7 @@ class Operation(Generic[P, R]):
         meter: str | None = None,
         enqueues: str | None = None,
     ) -> None:
-        self.steps = steps
+        super().__init__(steps)
         self.kind: Kind = kind
         self.repeat_unknown = repeat_unknown
         self.give_back = give_back
@@ -182,36 +232,10 @@ class Operation(Generic[P, R]):
         self.single = single
         self.meter = meter
         self.enqueues = enqueues
-        self.name = steps.__name__
-        self.owner: type[Component[Any]] | None = None
-        functools.update_wrapper(cast(Any, self), steps)
-
-    def __set_name__(self, owner: type[Component[Any]], name: str) -> None:
-        self.owner = owner
-        self.name = name
-
-    @overload
-    def __get__(self, obj: None, owner: type, /) -> Operation[P, R]: ...
-    @overload
-    def __get__(self, obj: Component[Sync], owner: type, /) -> Callable[P, R]: ...
-    @overload
-    def __get__(self, obj: Component[Async], owner: type, /) -> Callable[P, Coroutine[Any, Any, R]]: ...
-    def __get__(self, obj: Any, owner: type, /) -> Any:
-        if obj is None:
-            return self
-        bound = self._bind(obj)
-        if self.enqueues is not None:
-            bound = hooked_enqueue(bound, obj, self.enqueues)
-        functools.update_wrapper(bound, self.steps)
-        signature = inspect.signature(self.steps)
-        parameters = list(signature.parameters.values())[1:]
-        bound.__signature__ = signature.replace(parameters=parameters, return_annotation=_returned(self.steps))
-        # Kept on the instance, so that the descriptor is asked once per component.
-        obj.__dict__[self.name] = bound
-        return bound
 
     def _bind(self, obj: Component[Any]) -> Any:
-        return obj.runner.bind(self, obj)
+        bound = obj.runner.bind(self, obj)
+        return bound if self.enqueues is None else hooked_enqueue(bound, obj, self.enqueues)
 
 
 class _Paired(Operation[P, R]):
@@ -297,7 +321,7 @@ def operation(
     return wrap
 
 
-class Stream(Generic[P, R]):
+class Stream(_Method[P, Iterator[R], AsyncIterator[R]], Generic[P, R]):
     """Descriptor of a component's method that gives its values one by one: an iterator or an asyncio iterator.
 
     Attributes
@@ -307,31 +331,10 @@ class Stream(Generic[P, R]):
         connection of their own, statement by statement as they are; nothing is repeated.
     """
 
-    def __init__(self, steps: Callable[Concatenate[Any, P], Generator[Packet | list[R], Any, None]]) -> None:
-        self.steps = steps
-        self.name = steps.__name__
-        self.owner: type[Component[Any]] | None = None
-        functools.update_wrapper(cast(Any, self), steps)
+    steps: Callable[Concatenate[Any, P], Generator[Packet | list[R], Any, None]]
 
-    def __set_name__(self, owner: type[Component[Any]], name: str) -> None:
-        self.owner = owner
-        self.name = name
-
-    @overload
-    def __get__(self, obj: None, owner: type, /) -> Stream[P, R]: ...
-    @overload
-    def __get__(self, obj: Component[Sync], owner: type, /) -> Callable[P, Iterator[R]]: ...
-    @overload
-    def __get__(self, obj: Component[Async], owner: type, /) -> Callable[P, AsyncIterator[R]]: ...
-    def __get__(self, obj: Any, owner: type, /) -> Any:
-        if obj is None:
-            return self
-        bound = obj.runner.bind_stream(self, obj)
-        functools.update_wrapper(bound, self.steps)
-        signature = inspect.signature(self.steps)
-        bound.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
-        obj.__dict__[self.name] = bound
-        return bound
+    def _bind(self, obj: Component[Any]) -> Any:
+        return obj.runner.bind_stream(self, obj)
 
 
 def streamed(steps: Callable[Concatenate[Any, P], Generator[Packet | list[R], Any, None]]) -> Stream[P, R]:
@@ -343,10 +346,10 @@ class Flat(Generic[M]):
     """Base of the classes that offer operations under flat names."""
 
 
-class _FlatName(Generic[P, R]):
-    """Forwards a flat name to the operation of a component."""
+class _FlatName(Generic[P, S, A]):
+    """Forwards a flat name to the method of a component."""
 
-    def __init__(self, target: Operation[P, R]) -> None:
+    def __init__(self, target: _Method[P, S, A]) -> None:
         self.target = target
         self.__doc__ = target.__doc__
 
@@ -354,54 +357,22 @@ class _FlatName(Generic[P, R]):
         self.name = name
 
     @overload
-    def __get__(self, obj: None, owner: type, /) -> Operation[P, R]: ...
+    def __get__(self, obj: None, owner: type, /) -> _Method[P, S, A]: ...
     @overload
-    def __get__(self, obj: Flat[Sync], owner: type, /) -> Callable[P, R]: ...
+    def __get__(self, obj: Flat[Sync], owner: type, /) -> Callable[P, S]: ...
     @overload
-    def __get__(self, obj: Flat[Async], owner: type, /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, obj: Flat[Async], owner: type, /) -> Callable[P, A]: ...
     def __get__(self, obj: Any, owner: type, /) -> Any:
         if obj is None:
             return self.target
         component = self.target.owner
         if component is None:  # pragma: no cover - a mistake in flat.py
-            raise TypeError(f"{self.name} forwards to an operation that belongs to no component")
+            raise TypeError(f"{self.name} forwards to a method that belongs to no component")
         bound = getattr(getattr(obj, component.attribute), self.target.name)
         obj.__dict__[self.name] = bound
         return bound
 
 
-def flat(target: Operation[P, R]) -> _FlatName[P, R]:
-    """Offer a component's operation under a flat name of the broker."""
+def flat(target: _Method[P, S, A]) -> _FlatName[P, S, A]:
+    """Offer a component's operation or stream under a flat name of the broker."""
     return _FlatName(target)
-
-
-class _FlatStream(Generic[P, R]):
-    """Forwards a flat name to the stream of a component."""
-
-    def __init__(self, target: Stream[P, R]) -> None:
-        self.target = target
-        self.__doc__ = target.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, obj: None, owner: type, /) -> Stream[P, R]: ...
-    @overload
-    def __get__(self, obj: Flat[Sync], owner: type, /) -> Callable[P, Iterator[R]]: ...
-    @overload
-    def __get__(self, obj: Flat[Async], owner: type, /) -> Callable[P, AsyncIterator[R]]: ...
-    def __get__(self, obj: Any, owner: type, /) -> Any:
-        if obj is None:
-            return self.target
-        component = self.target.owner
-        if component is None:  # pragma: no cover - a mistake in flat.py
-            raise TypeError(f"{self.name} forwards to a stream that belongs to no component")
-        bound = getattr(getattr(obj, component.attribute), self.target.name)
-        obj.__dict__[self.name] = bound
-        return bound
-
-
-def flat_stream(target: Stream[P, R]) -> _FlatStream[P, R]:
-    """Offer a component's stream under a flat name of the broker."""
-    return _FlatStream(target)
