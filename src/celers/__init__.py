@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from celers.retry import RetryStrategy as RetryStrategy
     from celers.task import Task as Task
     from celers.worker import Worker as Worker
+    from celers.worker.upkeep import Upkeep as Upkeep
     from celers_fast.compression import compress_payload as compress_payload
     from celers_fast.compression import decompress_payload as decompress_payload
 
@@ -131,6 +132,7 @@ _PLACES = {
     "celers.retry": "Exponential ExponentialWithJitter Fixed Linear RetryPolicy RetryStrategy",
     "celers.task": "Task",
     "celers.worker": "Worker",
+    "celers.worker.upkeep": "Upkeep",
     "celers_fast.compression": "compress_payload decompress_payload",
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
