@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from celers.db.lines import ThreadConnection
+from celers.db.lines import Mail, ThreadConnection
 from celers.heartbeat import Leadership, try_lead
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class AsyncLeadership:
         """Ask the server whether this connection still holds the lock; False once it was released."""
         if self._thread.broken:
             return False
-        return bool(await asyncio.shield(self._thread.submit(self._held.alive).future))
+        return bool(await self._thread.submit(self._held.alive))
 
     async def release(self) -> None:
         """Give the lock up; twice is harmless."""
@@ -39,11 +39,11 @@ class AsyncLeadership:
 
 async def try_lead_async(options: ConnectOptions, prefix: str) -> AsyncLeadership | None:
     """Become the maintenance leader of the database; None when another process is."""
-    thread = ThreadConnection(asyncio.get_running_loop(), options)
+    thread = ThreadConnection(Mail(asyncio.get_running_loop()), options)
     asked: list[Leadership | None] = []
     job = thread.submit(lambda: asked.append(try_lead(options, prefix)))
     try:
-        await asyncio.shield(job.future)
+        await job
     except BaseException:
         # Also when the caller was cancelled: the thread comes to this after the answer.
         thread.submit(lambda: _let_go(asked))

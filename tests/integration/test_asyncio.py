@@ -147,7 +147,7 @@ def test_a_packet_that_was_not_sent_is_not(database_url, tables):
                 await asyncio.sleep(0.001)
             await cancelled(call)
             blocked.set()
-            await job.future
+            await job
             await settled(broker)
             assert await broker.queue_size() == 0
             assert broker.pool().active == 0
@@ -540,7 +540,7 @@ def test_closing_breaks_a_socket_that_keeps_its_thread(database_url, monkeypatch
         started = time.monotonic()
         await broker.close()
         with pytest.raises(Exception, match=r"2013|2006|Lost|gone"):
-            await job.future
+            await job
         broker._pool.release(connection)
         while threads():
             await asyncio.sleep(0.01)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +71,7 @@ async def ping_async(component: Component[Any], most_secs: float | None = None) 
     connection = await pool.acquire(most_secs)
     try:
         acquired = time.monotonic()
-        await asyncio.shield(connection.send(_PING, 1).future)
+        await connection.send(_PING, 1)
         answer = _ping_of(pool, started, acquired)
     except BaseException as error:
         pool.discard(connection, lost=connection.broken)

@@ -105,7 +105,7 @@ class AsyncRunner:
                     if connection is None:
                         connection = await self.pool.open_slow()
                     job = connection.send(b";".join(request.statements), len(request.statements))
-                    reply = await asyncio.shield(job.future)
+                    reply = await job
                     request = advance(steps, reply)
             except DriverError as error:
                 raise map_error(error) from error
@@ -143,7 +143,7 @@ class AsyncRunner:
         session: Session,
         undo: Callable[[R], Coroutine[Any, Any, object]] | None,
         request: Request | None = None,
-        pending: asyncio.Future[Any] | None = None,
+        pending: Job | None = None,
     ) -> R:
         """Fulfil the requests of one operation.
 
@@ -166,9 +166,8 @@ class AsyncRunner:
                     if type(request) is Send:
                         if pending is None:
                             session.in_flight = True
-                            job = request.connection.send(request.text, request.count, request.needed)
-                            pending = job.future
-                        answer = await asyncio.shield(pending)
+                            pending = job = request.connection.send(request.text, request.count, request.needed)
+                        answer = await pending
                     elif type(request) is Acquire:
                         answer = await (
                             self.pool.open_slow(single=session.single) if session.slow else self.pool.acquire()
@@ -214,7 +213,7 @@ class AsyncRunner:
         session: Session,
         undo: Callable[[R], Coroutine[Any, Any, object]] | None,
         request: Request,
-        pending: asyncio.Future[Any] | None,
+        pending: Job | None,
     ) -> None:
         """Let an operation whose caller was cancelled run to its end, and give back what it brought."""
 

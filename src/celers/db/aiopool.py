@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from celers import forks
 from celers.db.driver import SLOW_SECS, DriverError
-from celers.db.lines import ThreadConnection
+from celers.db.lines import Mail, ThreadConnection
 from celers.db.pool import Counters, closed_error
 from celers.errors import BrokerError
 
@@ -33,6 +33,7 @@ class AsyncPool(Counters):
         super().__init__(config)
         self.options = options
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._mail: Mail | None = None
         self._in_child = False
         self._waiters: deque[asyncio.Future[ThreadConnection | None]] = deque()
         self._leaving: dict[asyncio.Future[None], ThreadConnection] = {}
@@ -109,12 +110,13 @@ class AsyncPool(Counters):
         waiter: asyncio.Future[ThreadConnection | None] = loop.create_future()
         self._waiters.append(waiter)
         started = time.monotonic()
-        secs = self._acquire_secs(most_secs)
+        timer = loop.call_later(secs := self._acquire_secs(most_secs), self._give_up, waiter, secs)
         try:
-            await asyncio.wait({waiter}, timeout=secs)
-        except BaseException:
-            if not waiter.done():
-                self._waiters.remove(waiter)
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.cancelled():
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
             elif waiter.exception() is None:
                 # What was given meanwhile goes to the next in line.
                 given = waiter.result()
@@ -123,18 +125,31 @@ class AsyncPool(Counters):
                 else:
                     self.release(given)
             raise
-        self._waited(time.monotonic() - started)
+        finally:
+            timer.cancel()
+            self._waited(time.monotonic() - started)
+
+    def _give_up(self, waiter: asyncio.Future[ThreadConnection | None], secs: float) -> None:
         if not waiter.done():
             self._waiters.remove(waiter)
-            raise self._timeout(secs)
-        return waiter.result()
+            waiter.set_exception(self._timeout(secs))
+
+    def _next_waiter(self) -> asyncio.Future[ThreadConnection | None] | None:
+        """Take the first in line who still waits; one that is being cancelled has not left the line yet."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                return waiter
+        return None
 
     async def _open(
         self, loop: asyncio.AbstractEventLoop, read_timeout: float | None = None, single: bool = False
     ) -> ThreadConnection:
-        connection = ThreadConnection(loop, self.options, read_timeout, single)
+        if self._mail is None:
+            self._mail = Mail(loop)
+        connection = ThreadConnection(self._mail, self.options, read_timeout, single)
         try:
-            await asyncio.shield(connection.open().future)
+            await connection.open()
         except BaseException as error:
             if isinstance(error, Exception):
                 self._failures += 1
@@ -146,15 +161,16 @@ class AsyncPool(Counters):
 
     async def _alive(self, connection: ThreadConnection) -> bool:
         try:
-            await asyncio.shield(connection.send(b"SELECT 1", 1).future)
+            await connection.send(b"SELECT 1", 1)
         except DriverError:
             return False
         return True
 
     def _yield_place(self) -> None:
         """Give up the right to one connection; the first in line may open one."""
-        if self._waiters:
-            self._waiters.popleft().set_result(None)
+        waiter = self._next_waiter()
+        if waiter is not None:
+            waiter.set_result(None)
         else:
             self._size -= 1
 
@@ -178,8 +194,8 @@ class AsyncPool(Counters):
         if self._closed or connection.broken or self._expired(connection.created_at, connection.last_used, now):
             self._retire(connection)
             self._yield_place()
-        elif self._waiters:
-            self._waiters.popleft().set_result(connection)
+        elif (waiter := self._next_waiter()) is not None:
+            waiter.set_result(connection)
         else:
             self._idle.append(connection)
             while self._idle and self._expired(self._idle[0].created_at, self._idle[0].last_used, now):
@@ -226,8 +242,8 @@ class AsyncPool(Counters):
             await asyncio.sleep(CLOSE_POLL_SECS)
 
     def _refuse_waiters(self) -> None:
-        while self._waiters:
-            self._waiters.popleft().set_exception(closed_error())
+        while (waiter := self._next_waiter()) is not None:
+            waiter.set_exception(closed_error())
 
     async def close(self) -> None:
         """Close all connections; the sockets of threads that do not end in time are broken."""

@@ -8,10 +8,12 @@ about the same and cannot hang the loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from celers.db.driver import Connection, DriverError, Result, ServerInfo, connect
@@ -19,19 +21,27 @@ from celers.db.driver import Connection, DriverError, Result, ServerInfo, connec
 if TYPE_CHECKING:
     from celers.db.url import ConnectOptions
 
-__all__ = ["Job", "ThreadConnection"]
+__all__ = ["Job", "Mail", "ThreadConnection"]
 
 
 class Job:
-    """One piece of work for a connection's thread."""
+    """One piece of work for a connection's thread; awaited by one task at a time.
 
-    __slots__ = ("call", "future", "token")
+    A task that is cancelled while it waits leaves the job as it is: another may await it anew. (A shielded future does
+    the same, at the price of a second future and of one more turn of the loop for each answer.)
+    """
 
-    def __init__(self, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+    __slots__ = ("answer", "call", "error", "is_over", "loop", "token", "waiter")
+
+    def __init__(self, call: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self.call = call
-        self.future = future
+        self.loop = loop
         # Whoever pops the token decides: the thread that starts the job, or the loop that withdraws it.
         self.token = [True]
+        self.is_over = False
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.waiter: asyncio.Future[None] | None = None
 
     def take(self) -> bool:
         try:
@@ -39,29 +49,63 @@ class Job:
         except IndexError:
             return False
 
+    def __await__(self) -> Generator[Any, None, Any]:
+        if not self.is_over:
+            self.waiter = self.loop.create_future()
+            try:
+                yield from self.waiter
+            finally:
+                self.waiter = None
+        if self.error is None:
+            return self.answer
+        try:
+            raise self.error
+        finally:
+            del self  # or else the error, whose traceback holds this frame, would keep itself
 
-def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+
+class Mail:
+    """Jobs that are over, on their way from the threads of connections to one loop.
+
+    To wake a loop costs a system call on both sides. While a wake-up is on its way, others have their jobs carried by
+    it.
+    """
+
+    __slots__ = ("_is_called", "_jobs", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._jobs: deque[Job] = deque()
+        self._is_called = False
+
+    def put(self, job: Job) -> None:
+        """Have the loop told that a job is over; raises RuntimeError when the loop is closed."""
+        self._jobs.append(job)
+        if not self._is_called:
+            self._is_called = True
+            self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # First, so that whoever finds nothing called has its job found here, or calls again.
+        self._is_called = False
+        jobs = self._jobs
+        while jobs:
+            waiter = jobs.popleft().waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
 
 
 class _Line:
     """The thread's side of a connection: what the thread needs, and nothing that keeps its user alive."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, options: ConnectOptions, read_timeout: float | None, single: bool
-    ) -> None:
-        self.loop = loop
+    def __init__(self, mail: Mail, options: ConnectOptions, read_timeout: float | None, single: bool) -> None:
+        self.mail = mail
         self.options = options
         self.read_timeout = read_timeout
         self.single = single
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.connection: Connection | None = None
-        self.done: asyncio.Future[None] = loop.create_future()
+        self.done: asyncio.Future[None] = mail.loop.create_future()
         self.broken = False
         self.created_at = self.last_used = time.monotonic()
 
@@ -88,24 +132,24 @@ class _Line:
                 break
             if not job.take():
                 continue
-            result: Any = None
-            error: BaseException | None = None
             try:
-                result = job.call()
+                job.answer = job.call()
             except BaseException as raised:  # noqa: BLE001 - it belongs to whoever awaits the job
-                error = raised
-            self.tell(job.future, result, error)
-            del job, result, error  # nothing of it is kept while waiting for the next
+                job.error = raised
+            job.is_over = True
+            # The loop may have been closed without closing the broker: then nobody waits for the answer any more.
+            with contextlib.suppress(RuntimeError):
+                self.mail.put(job)
+            del job  # nothing of it is kept while waiting for the next
         if self.connection is not None:
             self.connection.close()
-        self.tell(self.done, None, None)
+        with contextlib.suppress(RuntimeError):
+            self.mail.loop.call_soon_threadsafe(_finish, self.done)
 
-    def tell(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-        try:
-            self.loop.call_soon_threadsafe(_resolve, future, result, error)
-        except RuntimeError:
-            # The loop was closed without closing the broker: nobody waits for the answer any more.
-            self.broken = True
+
+def _finish(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 class ThreadConnection:
@@ -115,14 +159,10 @@ class ThreadConnection:
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        options: ConnectOptions,
-        read_timeout: float | None = None,
-        single: bool = False,
+        self, mail: Mail, options: ConnectOptions, read_timeout: float | None = None, single: bool = False
     ) -> None:
-        self._loop = loop
-        self._line = _Line(loop, options, read_timeout, single)
+        self._loop = mail.loop
+        self._line = _Line(mail, options, read_timeout, single)
         self._thread = threading.Thread(target=self._line.serve, name="celers-connection", daemon=True)
         self._thread.start()
 
@@ -160,8 +200,8 @@ class ThreadConnection:
         return self._line.connection.thread_id
 
     def submit(self, call: Callable[[], Any]) -> Job:
-        """Queue a call for the thread; the job's future gets its result."""
-        job = Job(call, self._loop.create_future())
+        """Queue a call for the thread; whoever awaits the job gets its result."""
+        job = Job(call, self._loop)
         self._line.jobs.put(job)
         return job
 
