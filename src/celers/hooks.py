@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.core import Core
 
-__all__ = ["HookFn", "TaskHooks", "after", "before", "before_enqueue", "hooked_enqueue", "later"]
+__all__ = ["HookFn", "TaskHooks", "after", "before", "before_enqueue", "enqueued", "hooked_enqueue", "later"]
 
 logger = logging.getLogger("celers.hooks")
 
@@ -144,7 +144,8 @@ def later(component: Component[Any], hook: TaskHook, things: Sequence[About]) ->
         transaction.after_commit(lambda: after(core, hook, things))
 
 
-def _enqueued(task: SerializedTask) -> About:
+def enqueued(task: SerializedTask) -> About:
+    """Return what a call after the enqueue of a task is about."""
     return task.metadata.id, task, {"task_name": task.metadata.name}
 
 
@@ -172,7 +173,7 @@ def hooked_enqueue(bound: Any, component: Component[Any], parameter: str) -> Any
 
     def done(kwargs: dict[str, Any], tasks: list[SerializedTask]) -> None:
         if kwargs.get("connection") is None:
-            later(component, TaskHook.AFTER_ENQUEUE, [_enqueued(task) for task in tasks])
+            later(component, TaskHook.AFTER_ENQUEUE, [enqueued(task) for task in tasks])
 
     if component.runner.is_async:
 

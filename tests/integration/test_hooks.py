@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,26 @@ def test_each_way_of_enqueueing_has_hooks(broker):
     assert log.calls[0][2] == both[0]
     assert log.calls[0][1].timestamp.utcoffset() is not None
     assert log.calls[0][1].to_dict()["hook"] == "before_enqueue"
+
+
+@pytest.mark.spec("HOOK-03", "HOOK-04", "OPS-01")
+def test_a_load_has_hooks_once_for_each_task(broker, monkeypatch):
+    monkeypatch.setattr("celers.components.loads.BATCH_ROWS", 2)
+    log = Log(broker, TaskHook.BEFORE_ENQUEUE, TaskHook.AFTER_ENQUEUE)
+    broker.add_hook(
+        TaskHook.BEFORE_ENQUEUE,
+        lambda context, task: replace(task, metadata=replace(task.metadata, extra={"synthetic": False, "tenant": 7})),
+    )
+    ids = broker.generate_load(3, "load", 10)
+    assert log.take() == [
+        *(("before_enqueue", task_id) for task_id in ids[:2]),
+        *(("after_enqueue", task_id) for task_id in ids[:2]),
+        ("before_enqueue", ids[2]),
+        ("after_enqueue", ids[2]),
+    ]
+    metadata = broker.get_task(ids[0]).metadata
+    assert (metadata["tenant"], metadata["synthetic"]) == (7, True)
+    assert broker.delete_load(metadata["load_test_id"]) == 3
 
 
 @pytest.mark.spec("CORE-05", "HOOK-03")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from functools import partial
 from uuid import UUID
 
 from celers import rows as read
@@ -15,9 +16,11 @@ from celers.components.metadata import condition
 from celers.components.parts import one_part, parts
 from celers.components.producer import Producer
 from celers.errors import CelersError, ValidationError
+from celers.hooks import before_enqueue, enqueued, later
 from celers.model.base import TaskIdLike
+from celers.model.enums import TaskHook
 from celers.model.task import SerializedTask
-from celers.operation import Packet, Steps, operation
+from celers.operation import Packet, QueueUnknown, Steps, operation
 from celers.sql import Raw
 from celers_fast.ids import uuid7
 
@@ -71,7 +74,8 @@ class Loads(Component[M]):
 
         Notes
         -----
-        A transaction of one round trip for each 1000 tasks or 8 MiB of payloads.
+        A transaction of one round trip for each 1000 tasks or 8 MiB of payloads. Hooks of an enqueue are called for
+        each task; what one of them puts into the metadata does not replace the mark.
         """
         count = validate.integer(task_count, "task_count", 0, MOST_TASKS)
         name = validate.name(task_name, "task_name")
@@ -83,16 +87,20 @@ class Loads(Component[M]):
         batch = max(1, min(BATCH_ROWS, BATCH_BYTES // max(size, 1)))
         ids: list[UUID] = []
 
-        def part() -> Steps[list[UUID]]:
-            tasks = [
-                SerializedTask.new(name, os.urandom(size), priority=random.randint(low, high))
-                for _ in range(min(batch, count - len(ids)))
-            ]
-            return (yield from producer.insert(tasks, NOW, False, tags))
-
+        if count and not self.core.has_queue_id:
+            raise QueueUnknown  # now, and not when hooks have been called
         try:
             while len(ids) < count:
-                ids += yield from one_part(part)
+                # Made before their transaction, so that hooks are called once however often it begins anew.
+                tasks = [
+                    before_enqueue(
+                        self.core,
+                        SerializedTask.new(name, os.urandom(size), priority=random.randint(low, high)),
+                    )
+                    for _ in range(min(batch, count - len(ids)))
+                ]
+                ids += yield from one_part(partial(producer.insert, tasks, NOW, False, tags))
+                later(self, TaskHook.AFTER_ENQUEUE, [enqueued(task) for task in tasks])
         except CelersError as error:
             if ids:
                 error.add_note(f"{len(ids)} tasks of the load test {mark} are stored")
