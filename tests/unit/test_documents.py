@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from celers.cli.main import COMMANDS, build_parser
+from celers.components.maintenance import Maintenance
+from celers.flat import FlatNames
 from tests.reference.operations import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +74,84 @@ def test_the_architecture_shows_statements_that_are_sent():
     ):
         assert head in known
         assert head in ARCHITECTURE
+
+
+# Commands and names
+
+
+@functools.cache
+def parser_of(command: str) -> argparse.ArgumentParser:
+    return below(build_parser([command]))[command]
+
+
+def below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of a parser's commands or actions, by name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def shown_commands(text: str) -> list[list[str]]:
+    """Every `celers ...` of a document, in its text and behind the prompts of its blocks, as words."""
+    found = re.findall(r"^\$ (celers .*)$", text, re.MULTILINE) + re.findall(r"`(celers [^`$]*)`", plain(text))
+    return [shlex.split(line, comments=True)[1:] for line in found]
+
+
+@pytest.mark.spec("DOC-04", "TEST-06")
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_documents_show_commands_that_exist(path):
+    for words in shown_commands(path.read_text("utf-8")):
+        if words[0].startswith("-") or words[0].isupper():
+            continue  # an option of all commands, or a word that stands for a command
+        assert words[0] in COMMANDS, words
+        parsers = [parser_of(words[0])]
+        if len(words) > 1 and (actions := below(parsers[0])):
+            assert set(words[1].split("|")) <= actions.keys(), words
+            parsers = [actions[name] for name in words[1].split("|")]
+        for word in words[1:]:
+            if word.startswith("-"):
+                assert all(word.partition("=")[0] in parser._option_string_actions for parser in parsers), words
+
+
+@pytest.mark.spec("DOC-04")
+def test_the_readme_lists_actions_that_exist():
+    """The first column of its table: a command with an action, and then further actions or commands."""
+    table = (ROOT / "README.md").read_text("utf-8").partition("| Command | For |")[2].partition("\n\n")[0]
+    listed: set[str] = set()
+    for line in table.split("\n")[2:]:
+        command = ""
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1]):
+            words = name.split()
+            if words[0] == "celers":
+                command, *words = words[1:]
+                listed.add(command)
+            assert not words or words[0] in below(parser_of(command)), line
+    assert len(listed) > 10
+
+
+@pytest.mark.spec("DOC-04")
+def test_documents_show_programs_and_settings_that_exist():
+    text = "\n".join(path.read_text("utf-8") for path in [*DOCUMENTS, ROOT / "benchmarks" / "README.md"])
+    for module in set(re.findall(r"python -m ([\w.]+)", text)):
+        assert importlib.util.find_spec(module), module
+    read = "\n".join(
+        path.read_text("utf-8")
+        for folder in ("src", "tests", "benchmarks", "scripts")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", "") and path.is_file()
+    ) + (ROOT / "setup.py").read_text("utf-8")
+    for setting in set(re.findall(r"\bCELERS_[A-Z_]*[A-Z]", text)):
+        assert setting in read, setting
+
+
+@pytest.mark.spec("DOC-04")
+def test_the_page_about_upkeep_names_operations_that_exist():
+    table = (ROOT / "docs" / "upkeep.md").read_text("utf-8").partition("| Operation of a broker |")[2]
+    names = re.findall(r"`([\w.]+)(?:\([^`]*\))?`", table.partition("\n\n")[0])
+    assert len(names) > 10
+    for name in names:
+        holder = Maintenance if name.startswith("maintenance.") else FlatNames
+        assert hasattr(holder, name.removeprefix("maintenance.")), name
