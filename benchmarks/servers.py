@@ -122,24 +122,28 @@ def _run(command: Sequence[str], log: Path, **options: Any) -> None:
 def _sql(program: Program, home: Path, binlog: bool) -> Start:
     """MariaDB or MySQL: their defaults, durable commits; the binary log off, or on and synchronous."""
     data, socket = home / "data", home / "s"
+    # MariaDB deletes the temporary tables of all servers that share its directory for them when it starts.
+    temporary = home / "tmp"
+    temporary.mkdir()
     first = [program.path] if _is_wrapper(program.path) else [program.path, "--no-defaults"]
     root = ["--user=root"] if os.geteuid() == 0 else []
     if program.kind == "mariadb":
         installer = shutil.which("mariadb-install-db") or shutil.which("mysql_install_db") or "mariadb-install-db"
         _run(
             [installer, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal",
-             "--skip-test-db", *root],
+             "--skip-test-db", f"--tmpdir={temporary}", *root],
             home / "log",
         )  # fmt: skip
         extra: list[str] = []
     else:
-        _run([*first, "--initialize-insecure", f"--datadir={data}", *root], home / "log")
+        _run([*first, "--initialize-insecure", f"--datadir={data}", f"--tmpdir={temporary}", *root], home / "log")
         extra = ["--mysqlx=OFF"]
     command = [
         *first,
         f"--datadir={data}",
         f"--socket={socket}",
         f"--pid-file={home / 'pid'}",
+        f"--tmpdir={temporary}",
         "--skip-networking",
         "--port=0",
         "--max-connections=500",
