@@ -15,11 +15,11 @@ from uuid import UUID
 
 from celers import validate
 from celers.components.base import Component
+from celers.components.dependants import end_dependants
 from celers.components.settling import (
     Locked,
     Tally,
     certain,
-    end_dependants,
     finish_statements,
     lock_by_id,
     same_delivery,

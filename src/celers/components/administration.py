@@ -7,13 +7,13 @@ from uuid import UUID
 
 from celers import rows as read
 from celers.components.base import Component
+from celers.components.dependants import end_dependants
 from celers.components.history import record_statements
 from celers.components.settling import (
     Locked,
     Tally,
     certain,
     chunks,
-    end_dependants,
     finish_statements,
     last_packet,
     leave_statements,

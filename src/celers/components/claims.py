@@ -15,13 +15,13 @@ from uuid import UUID
 
 from celers import rows as read
 from celers.components.base import Component
+from celers.components.dependants import end_dependants
 from celers.components.history import started_statements
 from celers.components.parts import one_part
 from celers.components.settling import (
     Tally,
     certain,
     dead_letter_statements,
-    end_dependants,
     last_packet,
     lock_by_seq,
 )

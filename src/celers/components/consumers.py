@@ -9,12 +9,12 @@ from typing import Any
 from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
+from celers.components.dependants import end_dependants
 from celers.components.parts import found_out, one_part
 from celers.components.settling import (
     Locked,
     Tally,
     dead_letter_statements,
-    end_dependants,
     lock_by_seq,
     requeue_statements,
 )

@@ -11,12 +11,12 @@ from typing import Any
 
 from celers import rows as read
 from celers.components.base import Component
+from celers.components.dependants import end_dependants
 from celers.components.parts import delete_chunks, one_part, parts
 from celers.components.settling import (
     Locked,
     Tally,
     certain,
-    end_dependants,
     last_packet,
     leave_statements,
     lock_by_seq,

@@ -11,12 +11,12 @@ from typing import Any
 
 from celers.components.acks import Item, problem
 from celers.components.base import Component
+from celers.components.dependants import end_dependants
 from celers.components.results import store_statements
 from celers.components.settling import (
     Locked,
     Tally,
     dead_letter_statements,
-    end_dependants,
     finish_statements,
     lock_by_id,
     lock_by_seq,
