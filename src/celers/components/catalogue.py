@@ -18,10 +18,8 @@ from celers.sql.ddl import Table, describe
 from celers.sql.migration_files import Role, packaged
 
 __all__ = [
-    "PICOSECONDS_PER_MS",
     "IndexRow",
     "maintain_table",
-    "milliseconds",
     "plan_line",
     "project_tables",
     "quoted",
@@ -31,8 +29,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("celers.database")
-
-PICOSECONDS_PER_MS = 1e9
 
 IndexRow = tuple[IndexStats, int | None]
 """An index, and its cardinality as the server has it: None when it does not know."""
@@ -119,11 +115,6 @@ def quoted(name: str) -> str:
 def whole(value: bytes | None) -> int:
     """Read a number of whatever column type, without loss; 0 for NULL."""
     return int(Decimal(value.decode())) if value is not None else 0
-
-
-def milliseconds(value: bytes | None) -> float:
-    """Read a timer, which counts picoseconds."""
-    return whole(value) / PICOSECONDS_PER_MS
 
 
 def table_size(row: tuple[bytes | None, ...]) -> TableSizeInfo:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
-from collections.abc import Sequence
-from decimal import Decimal
 from typing import Final
 
 from celers import rows as read
 from celers import validate
 from celers.components.base import Component, M
 from celers.components.catalogue import (
-    PICOSECONDS_PER_MS,
     IndexRow,
     maintain_table,
-    milliseconds,
     plan_line,
     project_tables,
     quoted,
@@ -24,6 +19,7 @@ from celers.components.catalogue import (
     usage_warnings,
     whole,
 )
+from celers.components.digests import digests, forget_digests, profile_of, slow_query_of, stats_of
 from celers.components.migrations import Migrations
 from celers.db.outcome import DriverError
 from celers.db.server import parse_version
@@ -37,7 +33,6 @@ from celers.model.database import (
     TableSizeInfo,
 )
 from celers.operation import Packet, Steps, operation
-from celers.sql import Raw
 from celers.sql.query import select_text
 
 __all__ = ["Database"]
@@ -60,13 +55,7 @@ _OLD_ISOLATION = "tx_isolation"  # its name on MariaDB before 11.1
 _EXPLAIN = b"EXPLAIN FORMAT=TRADITIONAL "
 _INTO = re.compile(rb" INTO (?:@\w+(?:, )?)+")
 _NO_KEY = 1176
-_NO_TABLE, _NO_SUCH_COLUMN = 1146, 1054
-_DENIED = (1044, 1045, 1142, 1143, 1227)
 _TOO_LONG = (1969, 3024)
-
-
-class _Unreadable(CelersError):
-    """The performance schema is there but not for this account, or it is not there."""
 
 
 class _NoKey(CelersError):
@@ -120,8 +109,6 @@ class Database(Component[M]):
         """
         yield from self._maintain("ANALYZE")
 
-    # Plans
-
     @operation("plain", repeat_unknown=True, needs_queue=False, slow=True)
     def vacuum(self) -> Steps[int]:
         """Rebuild every table of celers (OPTIMIZE), then renew its statistics (ANALYZE).
@@ -146,6 +133,8 @@ class Database(Component[M]):
             yield from maintain_table(self, "OPTIMIZE", table)
             yield from maintain_table(self, "ANALYZE", table)
         return len(tables)
+
+    # Plans
 
     @operation(repeat_unknown=True)
     def explain_dequeue(self) -> Steps[list[QueryPlan]]:
@@ -238,18 +227,7 @@ class Database(Component[M]):
         default, and on the embedded one) or not readable for this account. Counts since the server's start or
         `reset_query_stats`, by all clients of this database.
         """
-        rows = yield from self._digests("sum_timer_wait", 0, MOST_QUERIES)
-        return [
-            QueryStats(
-                query_name=read.text(row[0]),
-                execution_count=whole(row[1]),
-                total_time_ms=milliseconds(row[2]),
-                avg_time_ms=milliseconds(row[3]),
-                min_time_ms=milliseconds(row[4]),
-                max_time_ms=milliseconds(row[5]),
-            )
-            for row in rows
-        ]
+        return [stats_of(row) for row in (yield from digests(self.core, "sum_timer_wait", 0.0, MOST_QUERIES))]
 
     @operation("plain", repeat_unknown=True, needs_queue=False)
     def reset_query_stats(self) -> Steps[None]:
@@ -260,10 +238,7 @@ class Database(Component[M]):
         BrokerError
             The account lacks the privilege DROP on that table of the performance schema.
         """
-        yield Packet(
-            self.core.sql("database", "forget_digests"),
-            errors={(0, _NO_TABLE): lambda: BrokerError("the server has no performance schema", errno=_NO_TABLE)},
-        )
+        yield from forget_digests(self.core)
 
     @operation("read", needs_queue=False)
     def slow_queries(self, limit: int) -> Steps[list[SlowQueryInfo]]:
@@ -279,17 +254,7 @@ class Database(Component[M]):
         Empty without a performance schema, as `query_stats`.
         """
         most = validate.integer(limit, "limit", 1, MAX_QUERIES)
-        rows = yield from self._digests("avg_timer_wait", 0, most)
-        return [
-            SlowQueryInfo(
-                query_text=read.text(row[0]),
-                execution_count=whole(row[1]),
-                avg_time_ms=milliseconds(row[3]),
-                max_time_ms=milliseconds(row[5]),
-                total_time_ms=milliseconds(row[2]),
-            )
-            for row in rows
-        ]
+        return [slow_query_of(row) for row in (yield from digests(self.core, "avg_timer_wait", 0.0, most))]
 
     @operation("read", needs_queue=False)
     def profile(self, min_execution_time_ms: float, limit: int) -> Steps[list[QueryPerformanceProfile]]:
@@ -308,21 +273,7 @@ class Database(Component[M]):
         """
         least = validate.number(min_execution_time_ms, "min_execution_time_ms", 0)
         most = validate.integer(limit, "limit", 1, MAX_QUERIES)
-        picoseconds = math.ceil(Decimal(least) * Decimal(PICOSECONDS_PER_MS))
-        rows = yield from self._digests("avg_timer_wait", min(picoseconds, 2**63 - 1), most)
-        return [
-            QueryPerformanceProfile(
-                query_digest=read.text(row[0]),
-                execution_count=whole(row[1]),
-                avg_execution_time_ms=milliseconds(row[3]),
-                total_rows_examined=whole(row[6]),
-                total_rows_sent=whole(row[7]),
-                no_index_used_count=whole(row[8]),
-                no_good_index_used_count=whole(row[9]),
-                needs_optimization=whole(row[8]) > 0 or whole(row[9]) > 0,
-            )
-            for row in rows
-        ]
+        return [profile_of(row) for row in (yield from digests(self.core, "avg_timer_wait", least, most))]
 
     @operation("read", needs_queue=False)
     def variables(self) -> Steps[dict[str, str]]:
@@ -384,29 +335,6 @@ class Database(Component[M]):
             commit=True,
             errors={(1, _NO_KEY): _NoKey},
         )
-
-    def _digests(self, order_by: str, least: int, count: int) -> Steps[Sequence[tuple[bytes | None, ...]]]:
-        text = self.core.sql(
-            "database",
-            "digests",
-            prefix=self.core.prefix,
-            least=least,
-            order_by=Raw(order_by.encode()),
-            count=count,
-        )
-        try:
-            switch, found = yield Packet(
-                b"SELECT @@performance_schema",
-                text,
-                errors={(1, errno): _Unreadable for errno in (*_DENIED, _NO_TABLE, _NO_SUCH_COLUMN)},
-            )
-        except _Unreadable:
-            logger.warning("the performance schema cannot be read by this account: no statistics of statements")
-            return ()
-        if not read.flag(switch.rows[0][0]):
-            logger.warning("the server's performance schema is switched off: no statistics of statements")
-            return ()
-        return found.rows
 
 
 def _too_long() -> BrokerError:
