@@ -826,7 +826,7 @@ def test_there_is_one_leader_and_then_another(database_url):
 def test_an_async_broker_sees_an_old_server_too(database_url, monkeypatch):
     import asyncio
 
-    monkeypatch.setattr(driver_module, "check_version", lambda text: (_ for _ in ()).throw(ConfigurationError("old")))
+    monkeypatch.setattr(driver_module, "greeting", lambda text: (_ for _ in ()).throw(ConfigurationError("old")))
 
     async def main():
         broker = AsyncMysqlBroker(database_url)

@@ -22,8 +22,8 @@ from MySQLdb.converters import conversions
 
 from celers import forks
 from celers.db.outcome import DriverError, Result, Row
-from celers.db.server import ServerInfo, check_version, knows_snapshot_isolation
-from celers.errors import BrokerConnectionError, ConfigurationError
+from celers.db.server import LATEST, ServerInfo, acquainted, greeting, knows_snapshot_isolation
+from celers.errors import BrokerConnectionError
 
 if TYPE_CHECKING:
     from celers.db.url import ConnectOptions
@@ -38,23 +38,7 @@ NEVER_SENT_ERRNO = 2006
 
 _FLAGS = CLIENT.MULTI_STATEMENTS | CLIENT.MULTI_RESULTS | CLIENT.FOUND_ROWS
 
-# READ COMMITTED: under REPEATABLE READ claims of several consumers deadlock on MariaDB and starve producers.
-# group_concat_max_len also bounds JSON_ARRAYAGG on MariaDB, which would cut a large claim.
-_SESSION = (
-    b"SET SESSION time_zone='+00:00', autocommit=1, lock_wait_timeout=5, innodb_lock_wait_timeout=5,"
-    b" group_concat_max_len=16777216, completion_type=0, sql_safe_updates=0, sql_select_limit=DEFAULT, %s,"
-    b" sql_mode='STRICT_TRANS_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION';"
-    b"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;"
-    b"SHOW VARIABLES WHERE Variable_name IN"
-    b" ('max_allowed_packet','binlog_format','log_bin','hostname','port','server_id','socket');"
-    b"SHOW STATUS LIKE 'Ssl_cipher'"
-)
-_SESSION_STATEMENTS = 4
-
-# The storage protocol looks at what it decides about with locks, which read the latest rows. MariaDB refuses that in
-# a transaction whose snapshot is older (error 1020) unless this is off, and it is on by default since 11.6.
-_LATEST = b"innodb_snapshot_isolation=OFF"
-_LATEST_ONLY = b"SET STATEMENT " + _LATEST + b" FOR "
+_LATEST_ONLY = b"SET STATEMENT " + LATEST + b" FOR "
 _READS_AND_WRITES = (b"SELECT", b"INSERT", b"UPDATE", b"DELETE")
 
 _OK_EMPTY: tuple[Row, ...] = ()
@@ -383,30 +367,7 @@ def connect(options: ConnectOptions, *, read_timeout: float | None = None, singl
 
 def _greet(raw: Any, options: ConnectOptions) -> Connection:
     """Check the server and set the session up, in one round trip."""
-    version_text: str = raw.get_server_info()
-    version, is_mariadb = check_version(version_text)
-    limit = b"max_statement_time=0" if is_mariadb else b"max_execution_time=0"
-    if knows_snapshot_isolation(version_text):
-        limit += b", " + _LATEST
-    try:
-        raw.query(_SESSION % limit)
-        results = _collect(raw, _SESSION_STATEMENTS)
-    except _exceptions.MySQLError as error:
-        raise _driver_error(error, 0) from error
-    found = {(row[0] or b"").decode().lower(): (row[1] or b"").decode("utf-8", "replace") for row in results[2].rows}
-    if found.get("log_bin", "OFF").upper() in ("ON", "1") and found.get("binlog_format", "ROW").upper() == "STATEMENT":
-        raise ConfigurationError(
-            "the server's binlog_format is STATEMENT, which READ COMMITTED cannot use: set it to ROW or MIXED"
-        )
-    mode = (options.ssl_mode or "").upper()
-    cipher = results[3].rows[0][1] if results[3].rows else b""
-    if mode in ("REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY") and not cipher:
-        raise ConfigurationError(f"ssl_mode={mode} was asked for, but the connection to the server is not encrypted")
-    server = ServerInfo(
-        version=version_text.removeprefix("5.5.5-"),
-        version_tuple=version,
-        is_mariadb=is_mariadb,
-        max_allowed_packet=int(found.get("max_allowed_packet", "1048576")),
-        identity=tuple(found.get(key, "") for key in ("hostname", "port", "server_id", "socket")),
-    )
-    return Connection(raw, server)
+    version: str = raw.get_server_info()
+    text, count = greeting(version)
+    _send(raw, text)
+    return Connection(raw, acquainted(version, _collect(raw, count), options.ssl_mode))
