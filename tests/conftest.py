@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+# Their asserts are part of the tests.
+pytest.register_assert_rewrite("tests.fixtures.cuts", "tests.fixtures.driven", "tests.fixtures.forks")
+
 # In the order in which they import each other.
 pytest_plugins = [
     "tests.fixtures.brokers",
