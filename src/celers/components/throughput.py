@@ -1,8 +1,9 @@
 """How many tasks end in a minute: samples of two counters that never go down.
 
 Each process that acknowledges or rejects tasks sends one more statement behind the COMMIT of such a packet, at most
-every five seconds. It notes what the queue had completed and failed before that packet. Nobody waits for it, an error
-of it means nothing, and a queue at rest writes nothing: where no sample is, nothing has ended.
+every five seconds. It notes what the queue had completed and failed before that packet. It takes no lock that a claim
+or an acknowledgement waits for, its own caller hears a millisecond later, an error of it means nothing, and a queue at
+rest writes nothing: where no sample is, nothing has ended.
 """
 
 from __future__ import annotations
