@@ -1,8 +1,9 @@
 """Measure how long a worker waits beside retention on a big queue: ``python -m benchmarks.beside_upkeep``.
 
-One process claims and acknowledges batches while another deletes old finished tasks, step after step without the pauses
-that a worker's upkeep makes. What the first one waits is compared with the same without retention. The server's own
-count of row locks that somebody waited for tells waiting for retention from sharing a processor and a disk with it.
+One process claims and acknowledges batches while another deletes old finished tasks: with the pauses that a worker's
+upkeep makes, then step after step without them. What the first one waits is compared with the same without retention.
+The server's own count of row locks that somebody waited for tells waiting for retention from sharing a processor and a
+disk with it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 
 from benchmarks import big_queue, machine
 from celers import MysqlBroker, SerializedTask
+from celers.worker.upkeep import SHORTEST_PAUSE_SECS
 
 LATE_MS = 50.0
 """Longer than this retention shall keep nobody waiting."""
 
 
-def retain(url: str, ended: Event, answers: Any) -> None:
-    """Delete until told to end; answer with the time of each step in ms."""
+def retain(url: str, ended: Event, answers: Any, *, pauses: bool) -> None:
+    """Delete until told to end; answer with the time of each step in ms and the number of tasks deleted."""
     times: list[float] = []
     deleted = 0
     with MysqlBroker(url) as broker:
@@ -31,8 +33,11 @@ def retain(url: str, ended: Event, answers: Any) -> None:
         while not ended.is_set():
             started = time.perf_counter()
             count, after = broker.maintenance.archive_step(1, after or 0)
-            times.append((time.perf_counter() - started) * 1000)
+            took = time.perf_counter() - started
+            times.append(took * 1000)
             deleted += count
+            if pauses:
+                ended.wait(max(took, SHORTEST_PAUSE_SECS))
     answers.put((times, deleted))
 
 
@@ -60,14 +65,13 @@ def lock_waits(connection: Any) -> int:
 
 
 def describe(times: list[float]) -> str:
-    """Give the median, the 99th percentile and the maximum."""
+    """Give the median, the 99th percentile, the maximum, the share that is late, and the number."""
     ordered = sorted(times)
-    return f"{statistics.median(ordered):.1f} / {ordered[int(len(ordered) * 0.99)]:.1f} / {ordered[-1]:.1f}"
-
-
-def late(times: list[float]) -> str:
-    """Give the share of times above 50 ms."""
-    return f"{sum(1 for value in times if value > LATE_MS) / len(times):.1%}"
+    late = sum(1 for value in times if value > LATE_MS) / len(times)
+    return (
+        f"{statistics.median(ordered):.1f} / {ordered[int(len(ordered) * 0.99)]:.1f} / {ordered[-1]:.1f}; {late:.1%}"
+        f" of {len(times)}"
+    )
 
 
 def main() -> int:
@@ -84,24 +88,24 @@ def main() -> int:
     with big_queue.place(options.url, options.server, options.directory) as url:
         connection = big_queue.prepare(url, options.finished, options.pending)
         alone = work(url, options.secs, options.batch)
-        ended = multiprocessing.Event()
-        answers: Any = multiprocessing.Queue()
-        process = multiprocessing.Process(target=retain, args=(url, ended, answers))
-        waits = lock_waits(connection)
-        process.start()
-        beside = work(url, options.secs, options.batch)
-        ended.set()
-        steps, deleted = answers.get()
-        process.join()
-        waits = lock_waits(connection) - waits
+        print(f"calls of {options.batch} tasks: median / p99 / longest in ms; share of those above {LATE_MS:.0f} ms")
+        print(f"alone: {describe(alone)}", flush=True)
+        for pauses in (True, False):
+            waits = lock_waits(connection)
+            ended = multiprocessing.Event()
+            answers: Any = multiprocessing.Queue()
+            process = multiprocessing.Process(target=retain, args=(url, ended, answers), kwargs={"pauses": pauses})
+            process.start()
+            beside = work(url, options.secs, options.batch)
+            ended.set()
+            steps, deleted = answers.get()
+            process.join()
+            waits = lock_waits(connection) - waits
+            print(f"beside retention {'as a worker does it' if pauses else 'without its pauses'}: {describe(beside)}")
+            print(f"  its steps: {describe(steps)}, {deleted} tasks deleted")
+            print(f"  row locks that anybody waited for: {waits}", flush=True)
     facts = machine.describe(options.directory)
     print(f"{time.strftime('%Y-%m-%d')}, {facts['processor']}, {facts['cores']} cores, load {facts['load']}")
-    print(f"calls of {options.batch} tasks, median / p99 / longest in ms")
-    print(f"alone             {describe(alone)}  ({len(alone)} calls)")
-    print(f"beside retention  {describe(beside)}  ({len(beside)} calls)")
-    print(f"retention step    {describe(steps)}  ({len(steps)} steps, {deleted} tasks deleted)")
-    print(f"row locks that anybody waited for beside retention: {waits}")
-    print(f"calls above 50 ms: {late(alone)} alone, {late(beside)} beside retention, {late(steps)} of the steps")
     return 0
 
 
