@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celers_fast._rows_py import CLAIM_COLUMNS
+from celers_fast._rows_py import CLAIM_COLUMNS, RESERVED_KEYS
 from celers_fast._select import IMPL
 
 if TYPE_CHECKING or IMPL == "python":
@@ -12,4 +12,4 @@ if TYPE_CHECKING or IMPL == "python":
 else:
     from celers_fast._rows_c import decode_claims, make_receipt, parse_datetime, parse_receipt
 
-__all__ = ["CLAIM_COLUMNS", "decode_claims", "make_receipt", "parse_datetime", "parse_receipt"]
+__all__ = ["CLAIM_COLUMNS", "RESERVED_KEYS", "decode_claims", "make_receipt", "parse_datetime", "parse_receipt"]

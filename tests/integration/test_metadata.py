@@ -84,7 +84,7 @@ VALUES = {
         ("' OR 1=1 -- ", set()),
         (10**400, set()),
     ],
-    ids=repr,
+    ids=lambda value: repr(sorted(value) if isinstance(value, set) else value),
 )
 def test_a_value_is_found(broker, value, names):
     ids = {put(broker, v=stored): name for name, stored in VALUES.items()}

@@ -18,7 +18,6 @@ from celers.components.settling import (
     lock_by_seq,
     requeue_statements,
 )
-from celers.core import Core
 from celers.operation import Packet, Steps, operation
 from celers.wakeup import ring_each
 
@@ -186,16 +185,6 @@ def _for_queue(component: Component[Any], queue_id: int, name: str) -> Component
     core = component.core
     if core.has_queue_id and core.queue_id == queue_id:
         return component
-    other = Core(
-        name,
-        core.prefix,
-        max_payload_bytes=core.max_payload_bytes,
-        compress=core.compress,
-        lease_secs=core.lease_secs,
-        database=core.database,
-        wake_up=core.wake_up,
-        record_history=core.record_history,
-    )
-    other.server = core.server
+    other = core.for_queue(name)
     other.set_queue_id(queue_id)
     return type(component)(other, component.runner)

@@ -18,6 +18,7 @@ from celers.errors import ValidationError
 from celers.model.base import JSON, Duration, Record, TaskIdLike
 from celers.model.enums import DbTaskState
 from celers_fast.ids import uuid7
+from celers_fast.rows import RESERVED_KEYS
 
 __all__ = [
     "RESERVED_METADATA_KEYS",
@@ -28,25 +29,7 @@ __all__ = [
     "TaskMetadata",
 ]
 
-RESERVED_METADATA_KEYS: Final = frozenset(
-    {
-        "queue",
-        "enqueued_at",
-        "scheduled_for",
-        "delay_seconds",
-        "dedup_key",
-        "group_id",
-        "chord_id",
-        "parent_task_id",
-        "dependencies",
-        "trace_context",
-        "progress",
-        "requeued_from",
-        "recurring_id",
-        "synthetic",
-        "load_test_id",
-    }
-)
+RESERVED_METADATA_KEYS: Final = RESERVED_KEYS
 """Keys of a task's metadata that belong to celers; users' values under these names are ignored."""
 
 DEFAULT_VALIDATE_BYTES: Final = 1_048_576

@@ -50,10 +50,6 @@ def row(**changes: object) -> tuple[bytes | None, ...]:
     return tuple({**GOOD, **changes}[column] for column in CLAIM_COLUMNS)
 
 
-def test_reserved_keys_are_those_of_the_model():
-    assert _rows_py.RESERVED_KEYS == RESERVED_METADATA_KEYS
-
-
 def test_fields_are_those_of_the_model():
     for cls, names in zip(
         TYPES, (_rows_py.METADATA_FIELDS, _rows_py.TASK_FIELDS, _rows_py.MESSAGE_FIELDS), strict=False
