@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Async",
     "Flat",
+    "Once",
     "Operation",
     "Packet",
     "QueueUnknown",
@@ -136,6 +137,38 @@ class Undo(Packet):
         self.attempt = attempt
 
 
+class Once(Generic[R]):
+    """An operation of one packet, ready to be sent as it is.
+
+    Most calls of a producer are of this kind and go well. Such a packet is sent before anything of the machinery
+    around it has begun (`celers.db.session.drive_once`), which only takes over when the packet fails.
+
+    Attributes
+    ----------
+    text : bytes
+        The whole packet, from START TRANSACTION to COMMIT and the ring behind it; its results say nothing.
+    count : int
+        Its statements.
+    needed : int or None
+        Those behind the first `needed` may fail.
+    result
+        What the operation returns when the packet has succeeded.
+    again : callable
+        Makes the generator of the same operation; its first packet is this one.
+    """
+
+    __slots__ = ("again", "count", "needed", "result", "text")
+
+    def __init__(
+        self, text: bytes, count: int, needed: int | None, result: R, again: Callable[[], Steps[object]]
+    ) -> None:
+        self.text = text
+        self.count = count
+        self.needed = needed
+        self.result = result
+        self.again = again
+
+
 class QueueUnknown(Exception):
     """The queue's number was needed before it had been asked for; runners ask and begin again.
 
@@ -222,6 +255,7 @@ class Operation(_Method[P, R, Coroutine[Any, Any, R]], Generic[P, R]):
         single: bool = False,
         meter: str | None = None,
         enqueues: str | None = None,
+        once: str | None = None,
     ) -> None:
         super().__init__(steps)
         self.kind: Kind = kind
@@ -232,6 +266,7 @@ class Operation(_Method[P, R, Coroutine[Any, Any, R]], Generic[P, R]):
         self.single = single
         self.meter = meter
         self.enqueues = enqueues
+        self.once = once
 
     def _bind(self, obj: Component[Any]) -> Any:
         bound = obj.runner.bind(self, obj)
@@ -289,6 +324,7 @@ def operation(
     single: bool = False,
     meter: str | None = None,
     enqueues: str | None = None,
+    once: str | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], Steps[R]]], Operation[P, R]]:
     """Make a generator method an operation.
 
@@ -313,10 +349,14 @@ def operation(
         Name of the meter in `Core.meters` that gets the duration of each call.
     enqueues : {"task", "tasks"}, optional
         Name of the first parameter, whose tasks get the hooks of an enqueue.
+    once : str, optional
+        Name of a method that takes the same arguments and returns a `Once`, or None when this call needs more.
     """
 
     def wrap(steps: Callable[Concatenate[Any, P], Steps[R]]) -> Operation[P, R]:
-        return Operation(steps, kind, repeat_unknown, give_back, needs_queue, slow or single, single, meter, enqueues)
+        return Operation(
+            steps, kind, repeat_unknown, give_back, needs_queue, slow or single, single, meter, enqueues, once
+        )
 
     return wrap
 

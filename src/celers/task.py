@@ -69,15 +69,15 @@ class Submission(Generic[P, R]):
         CelersError
             As for `MysqlBroker.enqueue`.
         """
-        return self._send([self._make(args, kwargs)])[0]
+        return self._send(self._make(args, kwargs))[0]
 
     def enqueue_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
         """As `enqueue`, to run at an instant: an aware datetime or Unix seconds."""
-        return self._send([self._make(args, kwargs)], due_at=when)[0]
+        return self._send(self._make(args, kwargs), due_at=when)[0]
 
     def enqueue_after(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
         """As `enqueue`, to run after a delay: a timedelta or seconds."""
-        return self._send([self._make(args, kwargs)], delay=delay)[0]
+        return self._send(self._make(args, kwargs), delay=delay)[0]
 
     def enqueue_many(
         self,
@@ -126,15 +126,15 @@ class Submission(Generic[P, R]):
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> UUID:
         """As `enqueue`, for asyncio."""
-        return (await self._asend([self._make(args, kwargs)]))[0]
+        return (await self._asend(self._make(args, kwargs)))[0]
 
     async def aenqueue_at(self, when: Instant, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
         """As `enqueue_at`, for asyncio."""
-        return (await self._asend([self._make(args, kwargs)], due_at=when))[0]
+        return (await self._asend(self._make(args, kwargs), due_at=when))[0]
 
     async def aenqueue_after(self, delay: Duration, /, *args: P.args, **kwargs: P.kwargs) -> UUID:
         """As `enqueue_after`, for asyncio."""
-        return (await self._asend([self._make(args, kwargs)], delay=delay))[0]
+        return (await self._asend(self._make(args, kwargs), delay=delay))[0]
 
     async def aenqueue_many(
         self,
@@ -194,16 +194,16 @@ class Submission(Generic[P, R]):
 
     # How it is done
 
-    def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SerializedTask:
+    def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LikeTasks:
         task, options = self._task, self._options
         task.check_arguments(args, kwargs)
-        return SerializedTask.new(
+        return LikeTasks.new(
             task.name,
-            task.app.encode(args, kwargs),
-            id=options.id,
+            [task.app.encode(args, kwargs)],
             priority=task.priority if options.priority is None else options.priority,
             max_retries=task.max_retries,
-            timeout=task.timeout_secs,
+            timeout_secs=task.timeout_secs,
+            id=options.id,
         )
 
     def _make_many(self, calls: Iterable[Sequence[Any]]) -> Sequence[SerializedTask]:
@@ -243,7 +243,7 @@ class Submission(Generic[P, R]):
         if self._options.buffer is not None:
             from celers.buffer import Buffer
 
-            return [self._buffer(Buffer, operation, options).enqueue(tasks[0])]
+            return [self._buffer(Buffer, tasks, operation, options).enqueue(tasks[0])]
         broker = self._task.app.broker_for(self._options.queue or self._task.queue)
         stored = getattr(broker.producer, operation)(*arguments, **options)
         return stored if isinstance(stored, list) else [stored]
@@ -257,19 +257,19 @@ class Submission(Generic[P, R]):
         if self._options.buffer is not None:
             from celers.buffer import AsyncBuffer
 
-            return [await self._buffer(AsyncBuffer, operation, options).enqueue(tasks[0])]
+            return [await self._buffer(AsyncBuffer, tasks, operation, options).enqueue(tasks[0])]
         broker = await self._task.app.async_broker_for(self._options.queue or self._task.queue)
         stored = await getattr(broker.producer, operation)(*arguments, **options)
         return stored if isinstance(stored, list) else [stored]
 
-    def _buffer(self, kind: type[B], operation: str, options: dict[str, Any]) -> B:
+    def _buffer(self, kind: type[B], tasks: Sequence[SerializedTask], operation: str, options: dict[str, Any]) -> B:
         """Return the buffer that was asked for, if it can do what was asked for."""
         buffer, queue = self._options.buffer, self._options.queue or self._task.queue
         if not isinstance(buffer, kind):
             raise ValidationError(f"buffer must be of {kind.__name__} here", parameter="buffer")
         if buffer.queue_name != queue:
             raise ValidationError(f"the buffer is of queue {buffer.queue_name!r}, not {queue!r}", parameter="buffer")
-        if operation != "enqueue" or options:
+        if operation != "submit" or options or len(tasks) != 1:
             raise ValidationError("a buffer takes single calls that may run at once", parameter="buffer")
         return buffer
 
@@ -289,9 +289,9 @@ class Submission(Generic[P, R]):
             return "submit_with_retry_policy", (tasks, policy), options
         if due_at is not None:
             return "enqueue_at", (tasks[0], due_at), options
-        if len(tasks) == 1 and not wait:
-            return "enqueue", (tasks[0],), options
-        return "submit", (tasks,), options | {"delay_secs": wait}
+        if wait:
+            options["delay_secs"] = wait
+        return "submit", (tasks,), options
 
 
 class Task(Submission[P, R]):

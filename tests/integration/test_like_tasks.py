@@ -35,7 +35,7 @@ def admin(database_url):
 
 @pytest.mark.spec("CORE-01", "BATCH-01")
 @pytest.mark.parametrize("count", [1, 2, 250])
-@pytest.mark.parametrize("options", [{}, {"priority": 7}, {"priority": -7, "max_retries": 9}])
+@pytest.mark.parametrize("options", [{}, {"priority": 7}, {"priority": -7, "max_retries": 9}, {"timeout": 9}])
 def test_like_tasks_are_stored_whole(broker, tables, count, options):
     batch = like(count, **options)
     assert gather(batch, MOST) is not None
@@ -51,6 +51,7 @@ def test_like_tasks_are_stored_whole(broker, tables, count, options):
         assert message.task_name == "job"
         assert message.priority == options.get("priority", 0)
         assert message.task.metadata.max_retries == options.get("max_retries", 3)
+        assert message.task.metadata.timeout_secs == options.get("timeout")
 
 
 @pytest.mark.spec("CORE-01", "CTRL-04")
@@ -177,4 +178,4 @@ def test_what_counts_as_alike():
     assert [task.payload for task in made] == [b"a", b"bb"]
     assert [task.metadata.id for task in made[:]] == made.ids
     assert made[1].metadata.priority == 2
-    assert gather(LikeTasks.new("job", [b"a"], priority=0, max_retries=3, timeout_secs=9), MOST) is None
+    assert [task.metadata.timeout_secs for task in gather(like(2, timeout=9), MOST)] == [9, 9]

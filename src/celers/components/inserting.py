@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from celers import validate
@@ -28,9 +28,9 @@ from celers.errors import (
     QueueDrainingError,
     ValidationError,
 )
-from celers.model.like import LikeTasks, gather
-from celers.model.task import SerializedTask
-from celers.operation import Packet, QueueUnknown, Restart, Steps
+from celers.model.like import LikeTasks, gather, is_plain
+from celers.model.task import SerializedTask, TaskMetadata
+from celers.operation import Once, Packet, QueueUnknown, Restart, Steps
 from celers.retry import RetryPolicy
 from celers.sql import Raw
 from celers_fast.compression import compress_payload
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from celers.core import Core
 
 __all__ = ["NOW", "Inserting", "checked"]
+
+R = TypeVar("R")
 
 _COLUMNS = (
     "id, queue_id, task_name, payload, payload_encoding, priority, max_retries, timeout_secs, created_at,"
@@ -71,7 +73,7 @@ class _Scattered(CelersError):
 
 
 class _Form(NamedTuple):
-    """SQL that tasks of one name, priority and retry limit have in common."""
+    """SQL that tasks of one name, priority, retry limit and run time limit have in common."""
 
     prefix: bytes
     middle: bytes
@@ -79,6 +81,8 @@ class _Form(NamedTuple):
     place: bytes
     """Of a single one."""
     rank: int
+    single: bytes
+    """The packet of a single one, with places for its id and its payload."""
 
 
 class Inserting(Component[M]):
@@ -86,7 +90,7 @@ class Inserting(Component[M]):
 
     def __init__(self, core: Core, runner: Any) -> None:
         super().__init__(core, runner)
-        self._forms: dict[tuple[str, int, int], _Form] = {}
+        self._forms: dict[tuple[str, int, int, int | None], _Form] = {}
 
     def check(self, task: SerializedTask) -> None:
         """Refuse what `enqueue` would refuse before it sends anything."""
@@ -104,8 +108,7 @@ class Inserting(Component[M]):
         """Store tasks that are all due at the same time."""
         began = time.monotonic()
         alike = None
-        simple = not (reserved or self.inside or self.core.compress or self.core.record_history)
-        if due is NOW and retry_policy is None and simple:
+        if due is NOW and not reserved and retry_policy is None and self._may_be_alike():
             alike = gather(tasks, self.core.max_payload_bytes)
         if alike is not None:
             ids = alike.ids
@@ -126,6 +129,35 @@ class Inserting(Component[M]):
             store = self._insert_plain(tasks, rows, ids, delayed)
         yield from self._certainly(store, ids, began)
         return ids
+
+    def _may_be_alike(self) -> bool:
+        """Are tasks stored here without more about each of them than its id and its payload?"""
+        return not (self.inside or self.core.compress or self.core.record_history)
+
+    def _once(self, task: SerializedTask | LikeTasks, result: R) -> Once[R] | None:
+        """Make the packet of a single task; None when there is more to it than a packet."""
+        core = self.core
+        if not (core.has_queue_id and self._may_be_alike()):
+            return None
+        about: LikeTasks | TaskMetadata
+        if isinstance(task, LikeTasks):
+            task_id, payload, about = task.ids[0], task.payloads[0], task
+        elif is_plain(task.metadata):
+            task_id, payload, about = task.metadata.id, task.payload, task.metadata
+        else:
+            return None
+        form = self._form(about.name, about.priority, about.max_retries, about.timeout_secs)
+        text = form.single % (task_id.int, payload.hex().encode())
+        if len(payload) > core.max_payload_bytes or len(text) > core.packet_bytes - _PACKET_OVERHEAD:
+            return None
+        began = time.monotonic()
+
+        def again() -> Steps[None]:
+            one = LikeTasks([task_id], [payload], about.name, about.priority, about.max_retries, about.timeout_secs)
+            return self._certainly(cast("Steps[None]", self._insert_alike(one)), one.ids, began)
+
+        rings = core.ring is not None
+        return Once(text, 4 + rings, 4 if rings else None, result, again)
 
     def _certainly(self, store: Steps[None], ids: list[UUID], began: float) -> Steps[None]:
         """Store, and look at what is there when the outcome is unknown."""
@@ -179,7 +211,7 @@ class Inserting(Component[M]):
         What has its default is left out, the time is that of the statement, and the guard is part of the INSERT into
         the ready table: the less there is to parse, the better.
         """
-        form = self._form(alike.name, alike.priority, alike.max_retries)
+        form = self._form(alike.name, alike.priority, alike.max_retries, alike.timeout_secs)
         most = self.core.packet_bytes - _PACKET_OVERHEAD - _BYTES_PER_PLACE * len(alike.ids)
         try:
             statements = build_tasks(form.prefix, alike.ids, form.middle, alike.payloads, form.ending, max_bytes=most)
@@ -187,9 +219,9 @@ class Inserting(Component[M]):
             return None
         return self._send_alike(statements, alike.ids, form)
 
-    def _form(self, name: str, priority: int, max_retries: int) -> _Form:
+    def _form(self, name: str, priority: int, max_retries: int, timeout_secs: int | None) -> _Form:
         """Return what the statements about such tasks have in common; kept for the next of them."""
-        key = name, priority, max_retries
+        key = name, priority, max_retries, timeout_secs
         form = self._forms.get(key)
         if form is not None:
             return form
@@ -201,11 +233,19 @@ class Inserting(Component[M]):
         if max_retries != _MAX_RETRIES:
             columns += ", max_retries"
             ending += b",%d" % max_retries
+        if timeout_secs is not None:
+            columns += ", timeout_secs"
+            ending += b",%d" % timeout_secs
         prefix = f"INSERT INTO {core.sql.table('tasks')} ({columns}) VALUES ".encode()
         place = core.sql("producer", "ready_one", queue_id=core.queue_id, sort_rank=-priority)
         if len(self._forms) >= _FORMS_KEPT:
             self._forms.clear()
-        form = self._forms[key] = _Form(prefix, middle, ending, place, -priority)
+        packet = b"START TRANSACTION;%b(X'%%032x'%bX'%%b'%b);%b;COMMIT" % tuple(
+            part.replace(b"%", b"%%") for part in (prefix, middle, ending, place)
+        )
+        if core.ring is not None:
+            packet += b";" + core.ring.statement.replace(b"%", b"%%")
+        form = self._forms[key] = _Form(prefix, middle, ending, place, -priority, packet)
         return form
 
     def _send_alike(self, statements: list[tuple[bytes, int]], ids: list[UUID], form: _Form) -> Steps[None]:

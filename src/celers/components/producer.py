@@ -14,7 +14,7 @@ from celers.errors import ValidationError
 from celers.model.base import Duration, Instant
 from celers.model.like import LikeTasks
 from celers.model.task import SerializedTask
-from celers.operation import Steps, operation
+from celers.operation import Once, Steps, operation
 from celers.retry import RetryPolicy
 from celers.sql import Raw
 
@@ -26,7 +26,7 @@ class Producer(Inserting[M]):
 
     attribute = "producer"
 
-    @operation(meter="enqueue", enqueues="task")
+    @operation(meter="enqueue", enqueues="task", once="_enqueue_once")
     def enqueue(self, task: SerializedTask, *, connection: object | None = None) -> Steps[UUID]:
         """Store one task that may run at once.
 
@@ -60,6 +60,11 @@ class Producer(Inserting[M]):
         archived, purged or requeued from the dead letters within these seconds may be stored twice.
         """
         return (yield from self.insert([task], NOW, False))[0]
+
+    def _enqueue_once(self, task: Any = None, *rest: object, **options: object) -> Once[UUID] | None:
+        if rest or options or type(task) is not SerializedTask:
+            return None
+        return self._once(task, task.metadata.id)
 
     @operation(meter="enqueue", enqueues="task")
     def enqueue_at(self, task: SerializedTask, timestamp: Instant, *, connection: object | None = None) -> Steps[UUID]:
@@ -114,7 +119,7 @@ class Producer(Inserting[M]):
             return []
         return (yield from self.insert(batch, NOW, False))
 
-    @operation(enqueues="tasks")
+    @operation(meter="enqueue", enqueues="tasks", once="_submit_once")
     def submit(
         self, tasks: Iterable[SerializedTask], *, delay_secs: Duration = 0.0, connection: object | None = None
     ) -> Steps[list[UUID]]:
@@ -128,6 +133,11 @@ class Producer(Inserting[M]):
         ids = yield from self.insert(batch, _after(delay), True, {"delay_seconds": delay})
         self.core.scheduled_here(delay)
         return ids
+
+    def _submit_once(self, tasks: Any = None, *rest: object, **options: object) -> Once[list[UUID]] | None:
+        if rest or options or type(tasks) is not LikeTasks or len(tasks.ids) != 1:
+            return None
+        return self._once(tasks, tasks.ids)
 
     @operation(enqueues="task")
     def enqueue_with_retry_policy(

@@ -17,7 +17,7 @@ from celers.db.aiopool import AsyncPool
 from celers.db.outcome import DriverError, map_error
 from celers.db.pool import closed_error
 from celers.db.requests import Acquire, Discard, Request, Send, Session, Sleep, advance
-from celers.db.session import drive
+from celers.db.session import drive, drive_once
 from celers.errors import ValidationError
 from celers.operation import QueueUnknown, repeatable
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.core import Core
     from celers.db.lines import Job, ThreadConnection
-    from celers.operation import Operation, Steps, Stream
+    from celers.operation import Once, Operation, Steps, Stream
 
 __all__ = ["AsyncPool", "AsyncRunner"]
 
@@ -49,10 +49,16 @@ class AsyncRunner:
         """Make the coroutine function that users see for one operation of one component."""
         steps, kind, repeat = operation.steps, operation.kind, operation.repeat_unknown
         undo, slow, single = operation.give_back, operation.slow, operation.single
+        prepare: Callable[..., Once[R] | None] | None = None
+        if operation.once is not None:
+            prepare = getattr(component, operation.once)
 
         async def call(*args: Any, **kwargs: Any) -> R:
             if self.closed:
                 raise closed_error()
+            if prepare is not None and (once := prepare(*args, **kwargs)) is not None:
+                session = Session()
+                return await self._loop(drive_once(once, session, self.core.ring), session, None)
             if kwargs.get("connection") is not None:
                 raise ValidationError(
                     "connection= takes a blocking MySQLdb connection: use MysqlBroker on the thread that owns it",

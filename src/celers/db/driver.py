@@ -21,7 +21,7 @@ from MySQLdb.constants import CLIENT, FIELD_TYPE, FLAG
 from MySQLdb.converters import conversions
 
 from celers import forks
-from celers.db.outcome import DriverError, Result, Row
+from celers.db.outcome import LOST_ERRNOS, DriverError, Result, Row
 from celers.db.server import LATEST, ServerInfo, acquainted, greeting, knows_snapshot_isolation
 from celers.errors import BrokerConnectionError
 
@@ -42,6 +42,7 @@ _LATEST_ONLY = b"SET STATEMENT " + LATEST + b" FOR "
 _READS_AND_WRITES = (b"SELECT", b"INSERT", b"UPDATE", b"DELETE")
 
 _OK_EMPTY: tuple[Row, ...] = ()
+_NO_NUMBER = (0, 2000)
 
 
 def _collect(raw: Any, count: int) -> list[Result]:
@@ -63,11 +64,15 @@ def _collect(raw: Any, count: int) -> list[Result]:
         failure.results = results
         raise failure from error
     if len(results) != count:
-        # KILL QUERY between two statements ends a packet early; what follows cannot be told apart, so give it up.
-        failure = DriverError(2013, f"the server answered {len(results)} of {count} statements", len(results))
+        failure = _cut_short(len(results), count)
         failure.results = results
         raise failure
     return results
+
+
+def _cut_short(done: int, count: int) -> DriverError:
+    """KILL QUERY between two statements ends a packet early; what follows cannot be told apart, so give it up."""
+    return DriverError(2013, f"the server answered {done} of {count} statements", done)
 
 
 def _send(raw: Any, text: bytes) -> None:
@@ -83,7 +88,7 @@ def _send(raw: Any, text: bytes) -> None:
 def _driver_error(error: _exceptions.MySQLError, index: int) -> DriverError:
     errno = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     message = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if errno in (0, 2000):
+    if errno in _NO_NUMBER:
         # mysqlclient reports an unreadable state (a closed or desynchronised connection) without a number.
         errno = 2013
     return DriverError(errno, message, index)
@@ -169,6 +174,34 @@ class Connection:
             raise
         self.last_used = time.monotonic()
         return results
+
+    def push(self, text: bytes, count: int, needed: int | None = None) -> None:
+        """As `run`, for statements without rows whose results say nothing beyond that they have succeeded."""
+        raw = self._raw
+        if raw is None:
+            raise DriverError(2006, "the connection is closed", -1)
+        done = errno = 0
+        try:
+            raw.query(text)
+            done = 1
+            while raw.next_result() != -1:
+                done += 1
+            if done != count:
+                raise _cut_short(done, count)
+        except _exceptions.MySQLError as error:
+            # A ring that finds nobody ends most packets here: nothing is made of it.
+            errno = error.args[0] if error.args else 0
+            if needed is None or done < needed or errno in _NO_NUMBER or errno in LOST_ERRNOS:
+                failure = _driver_error(error, done)
+                if not done and failure.errno == NEVER_SENT_ERRNO:
+                    failure.index = -1
+                self.broken = failure.lost
+                raise failure from error
+        except BaseException:
+            self.broken = True
+            raise
+        self.tail_errno = errno
+        self.last_used = time.monotonic()
 
     def fetch(self, text: bytes) -> tuple[tuple[tuple[Any, ...], ...], int]:
         """Run one statement of the caller: the rows of its first result as Python values, and how many it touched.

@@ -70,6 +70,9 @@ class Counters:
         self._recent: deque[float] = deque(maxlen=RECENT_ACQUISITIONS)
         self._failures = 0
         self._closed = False
+        forever = float("inf")
+        self._most_age = forever if config.max_lifetime_secs is None else float(config.max_lifetime_secs)
+        self._most_idle = forever if config.idle_timeout_secs is None else float(config.idle_timeout_secs)
         # When a connection was lost last: older idle ones may have gone the same way.
         self._lost_at = float("-inf")
 
@@ -130,14 +133,9 @@ class Counters:
 
     def _expired(self, created_at: float, last_used: float, now: float) -> bool:
         """May this connection be closed for its age, keeping the minimum?"""
-        config = self.config
-        if config.max_lifetime_secs is not None and now - created_at > float(config.max_lifetime_secs):
+        if now - created_at > self._most_age:
             return True
-        return (
-            config.idle_timeout_secs is not None
-            and now - last_used > float(config.idle_timeout_secs)
-            and self._size > config.min_connections
-        )
+        return now - last_used > self._most_idle and self._size > self.config.min_connections
 
     def _doubtful(self, last_used: float, now: float) -> bool:
         """Should this connection be asked whether it still lives before it is used?"""

@@ -8,14 +8,14 @@ transaction that they neither begin nor end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from celers.db.driver import SLOW_SECS, Connection, connect, foreign_run, is_driver_connection
 from celers.db.outcome import DriverError, Result, map_error
 from celers.db.pool import closed_error
-from celers.db.requests import Acquire, Discard, Send, Session, Sleep, advance
+from celers.db.requests import Acquire, Discard, Request, Send, Session, Sleep, advance
 from celers.db.session import KEPT_CHANGING, RESTARTS, drive
 from celers.errors import BrokerError, ConfigurationError, ValidationError
 from celers.operation import QueueUnknown, Restart, repeatable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.core import Core
     from celers.db.pool import Pool
-    from celers.operation import Operation, Packet, Steps, Stream
+    from celers.operation import Once, Operation, Packet, Steps, Stream
     from celers.transaction import Transaction
 
 __all__ = ["BlockingRunner", "CallerRunner", "TransactionRunner"]
@@ -48,12 +48,17 @@ class BlockingRunner:
         steps, kind, repeat = operation.steps, operation.kind, operation.repeat_unknown
         slow, single = operation.slow, operation.single
         core = self.core
+        prepare: Callable[..., Once[R] | None] | None = None
+        if operation.once is not None:
+            prepare = getattr(component, operation.once)
 
         def call(*args: Any, **kwargs: Any) -> R:
-            args, kwargs = repeatable(args, kwargs)
-            connection = kwargs.get("connection")
             if self.closed:
                 raise closed_error()
+            if prepare is not None and (once := prepare(*args, **kwargs)) is not None:
+                return self.run_once(once)
+            args, kwargs = repeatable(args, kwargs)
+            connection = kwargs.get("connection")
             if connection is not None:
                 with CallerRunner(core, self, connection) as runner:
                     return runner.run(steps, type(component)(core, runner), args, kwargs)
@@ -126,8 +131,33 @@ class BlockingRunner:
     ) -> R:
         """Run one operation to its end."""
         session = Session(slow=slow, single=single)
-        requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
-        pool = self.pool
+        return self._fulfil(drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring), session)
+
+    def run_once(self, once: Once[R]) -> R:
+        """Send an operation's only packet; when it fails, all goes on as if `drive` had sent it."""
+        pool, ring = self.pool, self.core.ring
+        connection = pool.acquire()
+        try:
+            connection.push(once.text, once.count, once.needed)
+            if ring is not None and ring.was_refused(connection):
+                with suppress(DriverError):
+                    connection.run(ring.report, 1)
+        except DriverError as error:
+            failed = error
+        except BaseException:
+            pool.discard(connection, lost=connection.broken)
+            raise
+        else:
+            pool.release(connection)
+            return once.result
+        session = Session(connection=connection)
+        rest = drive(once.again, "transaction", session, ring=ring, failed=failed)
+        del failed  # its traceback holds this frame
+        self._fulfil(rest, session)
+        return once.result
+
+    def _fulfil(self, requests: Generator[Request, Any, R], session: Session) -> R:
+        pool, slow = self.pool, session.slow
         answer: Any = None
         failure: BaseException | None = None
         try:
@@ -145,7 +175,9 @@ class BlockingRunner:
                     elif type(request) is Acquire:
                         # Noted at once, so that an interrupt before the next step leaves nothing behind.
                         answer = session.connection = (
-                            connect(pool.options, read_timeout=SLOW_SECS, single=single) if slow else pool.acquire()
+                            connect(pool.options, read_timeout=SLOW_SECS, single=session.single)
+                            if slow
+                            else pool.acquire()
                         )
                     elif type(request) is Discard:
                         request.connection.close() if slow else pool.discard(request.connection)

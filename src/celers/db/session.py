@@ -30,14 +30,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from celers.db.outcome import DriverError, Result, map_error
 from celers.db.requests import Acquire, Discard, Request, Send, Session, Sleep
 from celers.errors import BrokerConnectionError, BrokerError, CelersError
-from celers.operation import Packet, Restart, Steps, Undo
+from celers.operation import Once, Packet, Restart, Steps, Undo
 
 if TYPE_CHECKING:
     from celers.db.driver import Connection
     from celers.operation import Kind
     from celers.wakeup import Ring
 
-__all__ = ["KEPT_CHANGING", "QUERY_INTERRUPTED", "RESTARTS", "drive"]
+__all__ = ["KEPT_CHANGING", "QUERY_INTERRUPTED", "RESTARTS", "drive", "drive_once"]
 
 R = TypeVar("R")
 
@@ -72,6 +72,7 @@ def drive(
     *,
     repeat_unknown: bool = False,
     ring: Ring | None = None,
+    failed: DriverError | None = None,
 ) -> Generator[Request, Any, R]:
     """Carry out one operation.
 
@@ -86,6 +87,8 @@ def drive(
         Start anew when the outcome of a commit is unknown and the operation does not handle it.
     ring : Ring, optional
         Sent behind the COMMIT of a transaction that places tasks.
+    failed : DriverError, optional
+        What became of the first packet, which was sent already, on the session's connection.
     """
     steps = make()
     reply: list[Result] | None = None
@@ -145,6 +148,9 @@ def drive(
                     if session.connection is None:
                         session.connection = yield _ACQUIRE
                     session.in_flight = True
+                    if failed is not None:
+                        first, failed = failed, None
+                        raise first
                     needed = commit_at + 1 if 0 <= commit_at < count - 1 else None
                     results = yield Send(session.connection, text, count, needed)
                 except DriverError as error:
@@ -237,6 +243,25 @@ def drive(
         # What it holds (a consumer slot) is free again now, and not when somebody lets go of the traceback.
         steps.close()
         failure = thrown = unsettled = None
+
+
+def drive_once(once: Once[R], session: Session, ring: Ring | None) -> Generator[Request, Any, R]:
+    """Send an operation's only packet; when it fails, all goes on as if `drive` had sent it."""
+    session.connection = connection = yield _ACQUIRE
+    session.in_flight = True
+    try:
+        yield Send(connection, once.text, once.count, once.needed)
+    except DriverError as error:
+        failed = error
+    else:
+        session.in_flight = False
+        if ring is not None and ring.was_refused(connection):
+            yield from _tell(connection, ring)
+        return once.result
+    rest = drive(once.again, "transaction", session, ring=ring, failed=failed)
+    del failed  # its traceback holds this frame
+    yield from rest
+    return once.result
 
 
 def _tell(connection: Any, ring: Ring) -> Generator[Request, Any, None]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Final, overload
 from uuid import UUID
 
-from celers.model.task import SerializedTask
+from celers.model.task import SerializedTask, TaskMetadata
 from celers_fast.ids import uuid7_many
 
-__all__ = ["LikeTasks", "gather"]
+__all__ = ["LikeTasks", "gather", "is_plain"]
 
 IDS_AT_ONCE: Final = 100_000
 
@@ -41,10 +41,17 @@ class LikeTasks(Sequence[SerializedTask]):
 
     @classmethod
     def new(
-        cls, name: str, payloads: list[bytes], *, priority: int, max_retries: int, timeout_secs: int | None
+        cls,
+        name: str,
+        payloads: list[bytes],
+        *,
+        priority: int,
+        max_retries: int,
+        timeout_secs: int | None,
+        id: UUID | None = None,  # noqa: A002 - the name of the field
     ) -> LikeTasks:
-        """Make tasks with new ids; the values have been checked."""
-        ids: list[UUID] = []
+        """Make tasks with new ids, or a single one with a given id; the values have been checked."""
+        ids = [] if id is None else [id]
         while len(ids) < len(payloads):
             ids += uuid7_many(min(IDS_AT_ONCE, len(payloads) - len(ids)))
         return cls(ids, payloads, name, priority, max_retries, timeout_secs)
@@ -69,15 +76,30 @@ class LikeTasks(Sequence[SerializedTask]):
         )
 
 
+def is_plain(metadata: TaskMetadata) -> bool:
+    """Does the task belong to nothing else, and has it no metadata of its own?"""
+    return not (
+        metadata.extra
+        or metadata.dependencies
+        or metadata.group_id is not None
+        or metadata.chord_id is not None
+        or metadata.parent_task_id is not None
+    )
+
+
 def gather(tasks: Sequence[SerializedTask], max_payload_bytes: int) -> LikeTasks | None:
     """Take tasks apart that are alike; None when they are not, or when anything about them has to be looked at."""
     if type(tasks) is LikeTasks:
-        alike = tasks.timeout_secs is None and max(map(len, tasks.payloads)) <= max_payload_bytes
-        return tasks if alike else None
+        return tasks if max(map(len, tasks.payloads)) <= max_payload_bytes else None
     if type(tasks[0]) is not SerializedTask:
         return None
     metadata = tasks[0].metadata
-    name, priority, max_retries = metadata.name, metadata.priority, metadata.max_retries
+    name, priority, max_retries, timeout_secs = (
+        metadata.name,
+        metadata.priority,
+        metadata.max_retries,
+        metadata.timeout_secs,
+    )
     ids: list[UUID] = []
     payloads: list[bytes] = []
     last = -1
@@ -91,16 +113,12 @@ def gather(tasks: Sequence[SerializedTask], max_payload_bytes: int) -> LikeTasks
             or metadata.name != name
             or metadata.priority != priority
             or metadata.max_retries != max_retries
-            or metadata.timeout_secs is not None
-            or metadata.extra
-            or metadata.dependencies
-            or metadata.group_id is not None
-            or metadata.chord_id is not None
-            or metadata.parent_task_id is not None
+            or metadata.timeout_secs != timeout_secs
+            or not is_plain(metadata)
             or len(payload) > max_payload_bytes
         ):
             return None
         last = number
         ids.append(metadata.id)
         payloads.append(payload)
-    return LikeTasks(ids, payloads, name, priority, max_retries)
+    return LikeTasks(ids, payloads, name, priority, max_retries, timeout_secs)
