@@ -73,6 +73,11 @@ class CelersDriver(Driver):
         """Store a batch by the application."""
         self.task.enqueue_many([(payload,) for payload in payloads])
 
+    def enqueue_batches(self, batches: Sequence[Sequence[str]]) -> None:
+        """Store batches by one call, a commit for each of them."""
+        calls = ((payload,) for batch in batches for payload in batch)
+        self.task.enqueue_many(calls, batch=len(batches[0]))
+
     def worker_commands(self, workers: int, options: dict[str, Any]) -> list[list[str]]:
         """One `celers worker`, which starts the processes."""
         url = self.url

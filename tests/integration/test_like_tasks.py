@@ -15,6 +15,7 @@ from celers import (
     SerializedTask,
     TaskHook,
 )
+from celers.components import inserting
 from celers.db.driver import connect
 from celers.db.url import parse_url
 from celers.model.like import LikeTasks, gather
@@ -179,3 +180,15 @@ def test_what_counts_as_alike():
     assert [task.metadata.id for task in made[:]] == made.ids
     assert made[1].metadata.priority == 2
     assert [task.metadata.timeout_secs for task in gather(like(2, timeout=9), MOST)] == [9, 9]
+
+
+@pytest.mark.spec("IMPEX-05")
+def test_a_batch_is_compressed_by_one_call(make_sync, monkeypatch):
+    calls = []
+    compress = inserting.compress_payloads
+    monkeypatch.setattr(inserting, "compress_payloads", lambda data: calls.append(len(data)) or compress(data))
+    broker = make_sync(compress_payloads=True)
+    batch = [SerializedTask.new("job", b"%d" % number * 2000) for number in range(5)]
+    broker.enqueue_batch(batch)
+    assert calls == [5]
+    assert [message.task.payload for message in broker.dequeue_batch(5)] == [task.payload for task in batch]

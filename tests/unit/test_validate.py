@@ -320,6 +320,27 @@ class TestJson:
         assert validate.json_text({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'
         assert json.loads(validate.json_text("\0")) == "\0"
 
+    @pytest.mark.parametrize("case", ["none", "odd", "refuses"])
+    def test_without_the_part_of_json_that_is_not_public(self, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+        """None of it, one that answers something else, one that is called otherwise."""
+        real = getattr(json.encoder, "c_make_encoder", None)
+
+        def other(markers: object, *arguments: object) -> object:
+            if markers is not None:
+                return real(markers, *arguments)  # for the public encoder
+            if case == "refuses":
+                raise TypeError
+            return lambda value, level: ("odd",)
+
+        found = None if case == "none" or real is None else other
+        sample = {"a": [1, 'ü"\\\n', None, 2.5]}
+        wanted = validate.json_text(sample)
+        monkeypatch.setattr(json.encoder, "c_make_encoder", found)
+        monkeypatch.setattr(validate, "_write_json", validate._json_writer())
+        assert validate.json_text(sample) == wanted
+        with pytest.raises(SerializationError):
+            validate.json_text(CYCLIC)
+
 
 @pytest.mark.spec("DATA-07")
 class TestPriority:

@@ -33,7 +33,7 @@ from celers.model.task import SerializedTask, TaskMetadata
 from celers.operation import Once, Packet, QueueUnknown, Restart, Steps
 from celers.retry import RetryPolicy
 from celers.sql import Raw
-from celers_fast.compression import compress_payload
+from celers_fast.compression import compress_payload, compress_payloads
 from celers_fast.params import build_tasks, build_values, literal
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Inserting(Component[M]):
 
     def check(self, task: SerializedTask) -> None:
         """Refuse what `enqueue` would refuse before it sends anything."""
-        self._row(task, NOW, None, None)
+        payload = checked(task).payload
+        self._row(task, compress_payload(payload) if self.core.compress else payload, NOW, None, None)
 
     def insert(
         self,
@@ -117,7 +118,10 @@ class Inserting(Component[M]):
                 yield from self._certainly(store, ids, began)
                 return ids
         policy = None if retry_policy is None else validate.json_text(retry_policy.to_dict(), "retry_policy")
-        rows = [self._row(task, due, reserved, policy) for task in tasks]
+        stored = [checked(task).payload for task in tasks]
+        if self.core.compress:
+            stored = compress_payloads(stored)
+        rows = [self._row(task, payload, due, reserved, policy) for task, payload in zip(tasks, stored, strict=True)]
         ids = [task.metadata.id for task in tasks]
         if len(set(ids)) != len(ids):
             raise DuplicateTaskError("two tasks of the batch have the same id")
@@ -171,12 +175,15 @@ class Inserting(Component[M]):
                 raise Restart from None
 
     def _row(
-        self, task: SerializedTask, due: Raw | datetime, reserved: dict[str, Any] | None, policy: str | None
+        self,
+        task: SerializedTask,
+        payload: bytes,
+        due: Raw | datetime,
+        reserved: dict[str, Any] | None,
+        policy: str | None,
     ) -> tuple[object, ...]:
-        metadata = checked(task).metadata
-        payload, encoding = task.payload, "raw"
-        if self.core.compress:
-            payload, encoding = compress_payload(payload), "deflate"
+        """Return a task's values; its payload is as it is to be stored."""
+        metadata = task.metadata
         validate.payload(payload, self.core.max_payload_bytes)
         extra = {**metadata.extra, **reserved} if reserved else metadata.extra
         return (
@@ -184,7 +191,7 @@ class Inserting(Component[M]):
             self.core.queue_id if self.core.has_queue_id else 0,
             metadata.name,
             payload,
-            encoding,
+            "deflate" if self.core.compress else "raw",
             metadata.priority,
             metadata.max_retries,
             metadata.timeout_secs,
