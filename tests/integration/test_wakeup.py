@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from celers import BrokerError, MysqlBroker, SerializedTask
+from celers import App, BrokerError, MysqlBroker, SerializedTask
 from celers.attendant import Attendant
 from celers.db.url import parse_url
 from celers.waiting import WaitingRoom
 from celers.wakeup import PARK_SECS, SLOTS
+from celers.worker.board import Board
+from celers.worker.loop import ClaimLoop
+from celers.worker.settings import WorkerSettings
 from tests.fixtures.server import running
 from tests.fixtures.waiting import until
 
@@ -406,3 +409,37 @@ def test_a_caller_that_comes_while_the_last_one_leaves_is_not_forgotten(sync_bro
         assert woken == [True]
     finally:
         room.close()
+
+
+def test_a_ring_for_a_worker_that_is_full_is_handed_on(sync_broker, monkeypatch):
+    """It comes while the claim is under way that takes the last task for which the worker has room."""
+    app, ended, declined = App(), threading.Event(), threading.Event()
+
+    @app.task(name="long")
+    def long() -> None:
+        ended.wait(30)
+
+    settings = WorkerSettings(queues=("default",), processes=0, threads=1, batch=1)
+    loop = ClaimLoop(app, [sync_broker], settings, Board.private(settings.slots), abandon_overdue=True)
+    sync_broker.enqueue_batch([SerializedTask.new("long", b"[[], {}]") for _ in range(9)])
+    cycle = loop._settler.cycle
+
+    def rung_meanwhile(*args):
+        found = cycle(*args)
+        loop.wake()
+        return found
+
+    monkeypatch.setattr(loop._settler, "cycle", rung_meanwhile)
+    loop._threads.start()
+    loop._park()
+    attendant = loop._attendant
+    monkeypatch.setattr(attendant, "decline", declined.set)
+    try:
+        until(lambda: loop._step(time.monotonic()) is not None and not loop._intake.room(loop._have()))
+        assert not declined.is_set()
+        until(lambda: loop._step(time.monotonic()) is not None and declined.is_set())
+    finally:
+        ended.set()
+        attendant.close()
+        loop._threads.stop()
+        loop._coroutines.stop()
