@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -116,12 +116,17 @@ class Slots:
         with self._lock:
             return any(slot.held for slot in self._by_number.values())
 
-    def hold(self, slot: Slot, deliveries: Iterable[tuple[int, UUID, int]]) -> None:
-        """Note deliveries (seq, id, number of the delivery) as held by a slot."""
+    def hold(self, slot: Slot, deliveries: Mapping[int, tuple[UUID, int]]) -> None:
+        """Note deliveries as held by a slot: from `seq` to the id and the number of the delivery."""
         with self._lock:
-            held = slot.held
-            for seq, task_id, number in deliveries:
-                held[seq] = (task_id, number)
+            slot.held.update(deliveries)
+
+    def release(self, slot: Slot, numbers: Iterable[int]) -> None:
+        """Note that whatever a slot held under these `seq` is settled."""
+        with self._lock:
+            drop = slot.held.pop
+            for seq in numbers:
+                drop(seq, None)
 
     def settled(self, deliveries: Iterable[Delivery]) -> None:
         """Note that deliveries are no longer held, settled or lost.

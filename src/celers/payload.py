@@ -23,7 +23,8 @@ Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 
 _MSGPACK, _PICKLE, _BRACKET = 0x92, 0x80, 0x5B
 _SEQUENCES = (list, tuple)
-_read_json = json.JSONDecoder().raw_decode
+# What `raw_decode` calls.
+_scan_json: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def format_of(payload: bytes) -> str:
@@ -89,13 +90,15 @@ def decode(payload: bytes) -> Arguments:
         raise DeserializationError("the payload is empty; it should be [args, kwargs]")
     first = payload[0]
     try:
-        if first == _PICKLE:
+        if first == _BRACKET:
+            value = _decode_json(payload)
+        elif first == _PICKLE:
             # Only a worker that was told to accept pickle comes here.
             value = pickle.loads(payload)  # noqa: S301
         elif first == _MSGPACK:
             value = _msgpack().unpackb(payload, timestamp=3)
         else:
-            value = _decode_json(payload)
+            value = json.loads(payload)
     except ConfigurationError:
         raise
     except RecursionError:
@@ -104,23 +107,26 @@ def decode(payload: bytes) -> Arguments:
         kind = format_of(payload)
         # The text of the error may show the data, so only its type is told.
         raise DeserializationError(f"the payload cannot be read as {kind}: {type(error).__name__}") from error
-    if (
-        isinstance(value, _SEQUENCES)
-        and len(value) == 2
-        and isinstance(value[0], _SEQUENCES)
-        and isinstance(value[1], dict)
-        and (not value[1] or all(isinstance(key, str) for key in value[1]))
-    ):
-        return value[0], value[1]
+    if isinstance(value, _SEQUENCES) and len(value) == 2:
+        args, kwargs = value
+        if (
+            isinstance(args, _SEQUENCES)
+            and isinstance(kwargs, dict)
+            and (not kwargs or all(isinstance(key, str) for key in kwargs))
+        ):
+            return args, kwargs
     raise DeserializationError(f"the payload is not [args, kwargs] but {type(value).__name__} of another form")
 
 
 def _decode_json(payload: bytes) -> Any:
     # json.loads finds out the encoding and makes room for white space, which costs more than the parsing of a small
     # payload. An opening bracket without a NUL behind it is UTF-8 to it as well.
-    if payload[0] == _BRACKET and payload[1:2] != b"\0":
+    if payload[1:2] != b"\0":
         text = payload.decode("utf-8", "surrogatepass")
-        value, end = _read_json(text)
+        try:
+            value, end = _scan_json(text, 0)
+        except StopIteration:  # json.loads says what is wrong
+            end = -1
         if end == len(text):
             return value
     return json.loads(payload)

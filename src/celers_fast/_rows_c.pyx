@@ -236,7 +236,9 @@ cdef class _Decoder:
     cdef object name
     cdef bytes started_bytes
     cdef object started
-    cdef int64_t priority     # of the row just decoded
+    cdef int64_t priority     # of the row just decoded, as the next two
+    cdef object id
+    cdef int64_t deliveries
 
     cdef bytes present(self, tuple row, int index):
         value = <object>PyTuple_GET_ITEM(row, index)
@@ -282,10 +284,10 @@ cdef class _Decoder:
         cdef _Layout layout = self.layout
         cdef bytes text, payload
         cdef object encoding, extra, retry_count
-        cdef int64_t deliveries
         cdef bint isolated
         metadata = celers_new(layout.metadata_type)
-        celers_put(metadata, layout.metadata[0], self.uuid(row, 1))
+        self.id = self.uuid(row, 1)
+        celers_put(metadata, layout.metadata[0], self.id)
         text = self.present(row, 2)
         if self.name_bytes is None or not _same(text, self.name_bytes):
             self.name = self.text(row, 2)
@@ -310,8 +312,8 @@ cdef class _Decoder:
             self.started = self.time(row, 10)
             self.started_bytes = text
         celers_put(metadata, layout.metadata[3], self.started)
-        deliveries = self.integer(row, 11)
-        if not 0 <= deliveries <= 0xFFFFFFFF:
+        self.deliveries = self.integer(row, 11)
+        if not 0 <= self.deliveries <= 0xFFFFFFFF:
             raise bad_value("deliveries", "it is not an integer of 32 bits")
         celers_put(metadata, layout.metadata[7], None if row[12] is None else self.text(row, 12))
         celers_put(metadata, layout.metadata[8], None if row[13] is None else self.uuid(row, 13))
@@ -326,7 +328,7 @@ cdef class _Decoder:
         celers_put(task, layout.task[1], payload)
         message = celers_new(layout.message_type)
         celers_put(message, layout.message[0], task)
-        celers_put(message, layout.message[1], _receipt(seq, self.consumer_no, <uint64_t>deliveries))
+        celers_put(message, layout.message[1], _receipt(seq, self.consumer_no, <uint64_t>self.deliveries))
         celers_put(message, layout.message[2], retry_count)
         celers_put(message, layout.message[3], self.started)
         celers_put(message, layout.message[4], isolated)
@@ -351,7 +353,7 @@ cdef uint64_t _seq(tuple row) except? 0:
     raise bad_value("seq", "it is not an unsigned integer of 64 bits")
 
 
-def decode_claims(rows, consumer_no, types):
+def decode_claims(rows, consumer_no, types, dict held=None):
     """Return the messages of a claim and the rows that cannot be decoded; see `_rows_py.decode_claims`."""
     cdef _Decoder decoder = _Decoder.__new__(_Decoder)
     cdef list messages = [], bad = [], ordered
@@ -390,6 +392,8 @@ def decode_claims(rows, consumer_no, types):
             if count and sorted_already:
                 sorted_already = _compare(&keys[count - 1], &keys[count]) < 0
             count += 1
+            if held is not None:
+                held[seq] = (decoder.id, decoder.deliveries)
         if not sorted_already:
             qsort(keys, count, sizeof(Key), _compare)
             ordered = [messages[keys[i].index] for i in range(count)]

@@ -269,7 +269,7 @@ _makers: dict[Types, tuple[Callable[..., Any], Callable[..., Any], Callable[...,
 
 
 def decode_claims(
-    rows: Sequence[Row], consumer_no: int, types: Types
+    rows: Sequence[Row], consumer_no: int, types: Types, held: dict[int, tuple[UUID, int]] | None = None
 ) -> tuple[list[BrokerMessage], list[tuple[int, str]]]:
     """Return the messages of a claim in delivery order, and the rows that cannot be decoded.
 
@@ -282,6 +282,8 @@ def decode_claims(
     types : tuple
         The classes TaskMetadata, SerializedTask, BrokerMessage and DeserializationError. The first three are
         slotted dataclasses and are made without running their constructors.
+    held : dict, optional
+        Gets the messages' receipts: from `seq` to the id and the number of the delivery.
 
     Returns
     -------
@@ -320,6 +322,8 @@ def decode_claims(
             bad.append((seq, f"column payload: {error}"))
         else:
             keyed.append((-message.task.metadata.priority, seq, message))
+            if held is not None:
+                held[seq] = (message.task.metadata.id, _integer(row, 11))
     keyed.sort(key=_order)
     return [message for _, _, message in keyed], bad
 

@@ -87,7 +87,7 @@ def change_state(component: Component[Any], ids: list[UUID], target: DbTaskState
     elif not component.inside:
         slots = component.core.slots
         slot = slots.add(number)
-        slots.hold(slot, ((task.seq, task.id, task.deliveries + 1) for task in locked))
+        slots.hold(slot, {task.seq: (task.id, task.deliveries + 1) for task in locked})
         slots.put(slot)
     return len(locked)
 

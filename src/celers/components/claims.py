@@ -8,7 +8,6 @@ another number.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
@@ -34,7 +33,7 @@ from celers.model.enums import DbTaskState, TaskHook
 from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
 from celers.operation import Packet, Restart, Steps
 from celers.wakeup import PARK_SECS, ring_statement
-from celers_fast.rows import decode_claims, parse_receipt
+from celers_fast.rows import decode_claims
 
 __all__ = ["Settlement", "claim"]
 
@@ -106,11 +105,11 @@ def claim(
                         # Interrupted unseen, or a ready row without a pending task, which the other form removes.
                         rows = yield from _claim_once(component, slot, wanted, worker_no, settlement, form="many")
                 settlement = None
-                found, bad = decode_claims(rows, slot.consumer_no, TYPES)
+                held: dict[int, tuple[UUID, int]] = {}
+                found, bad = decode_claims(rows, slot.consumer_no, TYPES, held)
                 if bad:  # what cannot be decoded is held as well
-                    core.slots.hold(slot, ((read.integer(r[0]), read.uuid(r[1]), read.integer(r[11])) for r in rows))
-                else:
-                    core.slots.hold(slot, _held(found))
+                    held = {read.integer(r[0]): (read.uuid(r[1]), read.integer(r[11])) for r in rows}
+                core.slots.hold(slot, held)
                 messages += found
                 if slot.ring:
                     yield from _pass_on(component, slot)
@@ -138,14 +137,6 @@ def claim(
         told = [(message.task_id, message.task, {"task_name": message.task_name}) for message in messages]
         after(core, TaskHook.AFTER_DEQUEUE, told)
     return messages
-
-
-def _held(messages: Iterable[BrokerMessage]) -> Iterator[tuple[int, UUID, int]]:
-    """Yield what a slot keeps of decoded deliveries; the id is the message's own object, which compares fastest."""
-    for message in messages:
-        receipt = parse_receipt(message.receipt_handle)
-        assert receipt is not None  # made by the decoder
-        yield receipt[0], message.task.metadata.id, receipt[2]
 
 
 def open_consumer(component: Component[Any], worker_no: int) -> Steps[int]:

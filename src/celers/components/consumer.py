@@ -342,7 +342,12 @@ class Consumer(Component[M]):
 def _completed_item(completion: Completion) -> Item:
     if not isinstance(completion, Completion):
         raise ValidationError(f"done must hold Completions, not {type(completion).__name__}", parameter="done")
-    item = _item(completion.message, completion.receipt)
+    receipt = completion.receipt
+    if receipt is None:
+        item = _item(completion.message)
+    else:
+        message = completion.message
+        item = Item(message.task.metadata.id, message.receipt_handle, receipt)
     if completion.store:
         text = completion.result
         if text is not None:
@@ -355,14 +360,14 @@ def _completed_item(completion: Completion) -> Item:
     return item
 
 
-def _item(message: BrokerMessage, receipt: tuple[int, int, int] | None = None) -> Item:
+def _item(message: BrokerMessage) -> Item:
     if not isinstance(message, BrokerMessage):
         raise ValidationError(f"message must be a BrokerMessage, not {type(message).__name__}", parameter="message")
     handle = message.receipt_handle
-    receipt = receipt or parse_receipt(handle)
+    receipt = parse_receipt(handle)
     if receipt is None:
         raise ValidationError(f"receipt_handle={handle!r} is not a receipt handle", parameter="message")
-    return Item(message.task.metadata.id, handle, receipt)
+    return Item(message.task_id, handle, receipt)
 
 
 def _tuples(values: Iterable[Any], width: int, parameter: str = "tasks") -> list[Any]:

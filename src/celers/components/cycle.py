@@ -29,22 +29,25 @@ class _Fused:
     def __init__(self, items: Sequence[Item]) -> None:
         self.left = list(items)
         self.done: list[UUID] = []
-        self._groups: list[tuple[int, int, list[Item]]] = []
-        self._consumer_no = 0
+        self._groups: list[tuple[int, list[Item]]] = []
+        self._slot: Slot | None = None
 
     def statements(self, component: Component[Any], slot: Slot) -> list[bytes]:
         """Acknowledge what this slot holds; everything else stays in `left`."""
         self._groups = []
         if component.core.record_history:
             return []
+        self._slot = slot
         own: dict[int, list[Item]] = {}
+        consumer_no, held = slot.consumer_no, slot.held.get
         for item in self.left:
-            receipt = item.receipt
-            if receipt is None or receipt[1] != slot.consumer_no:
-                continue
-            if slot.held.get(receipt[0]) == (item.id, receipt[2]):
-                own.setdefault(receipt[2], []).append(item)
-        self._consumer_no = slot.consumer_no
+            if item.receipt is not None:
+                seq, claimed_by, number = item.receipt
+                if claimed_by == consumer_no and held(seq) == (item.id, number):
+                    if number in own:
+                        own[number].append(item)
+                    else:
+                        own[number] = [item]
         statements: list[bytes] = []
         room = component.core.packet_bytes - FRAME_BYTES
         for deliveries, items in own.items():
@@ -52,22 +55,23 @@ class _Fused:
             room -= sum(len(text) + 1 for text in group)
             if room < 0:
                 break
-            self._groups.append((1 + len(statements), len(group), items))
+            self._groups.append((1 + len(statements), items))
             statements += group
         return statements
 
     @property
     def count(self) -> int:
         """How many tasks the statements acknowledge."""
-        return sum(len(items) for _, _, items in self._groups)
+        return sum(len(items) for _, items in self._groups)
 
     def answered(self, component: Component[Any], results: list[Result]) -> None:
         """Note which groups were acknowledged as a whole."""
         settled: list[UUID] = []
-        for index, _, items in self._groups:
-            if results[index].affected == len(items):
+        for index, items in self._groups:
+            if results[index].affected == len(items) and self._slot is not None:
                 settled += [item.id for item in items]
-                component.core.slots.settled(items)
+                # The slot was taken for this very claim, so that it has taken none of these tasks again.
+                component.core.slots.release(self._slot, [item.receipt[0] for item in items if item.receipt])
         self.done += settled
         if len(settled) == len(self.left):  # as a rule; the sets cost more than all of the above
             self.left = []

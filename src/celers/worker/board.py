@@ -4,12 +4,13 @@ A child notes there which consumers it has opened and which tasks it is running.
 nor the parent's attention, and reading needs nothing of the child: it may be busy in C code, or dead.
 
 Layout, little endian: a header with flags, the numbers of the consumers, then one slot for each task that may run at
-the same time. A slot counts when its `seq` is not 0; it is the last field, so that it is written last, and is cleared
-at the end of the task.
+the same time. A slot counts when its `seq` is not 0: it is written last, and cleared at the end of the task. Nobody
+asks more than that of a task without a timeout, so the fields behind it are written for the others only.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
@@ -26,27 +27,30 @@ _CONSUMERS_AT = 64
 _MOST_CONSUMERS = 256
 _SLOTS_AT = _CONSUMERS_AT + 4 * _MOST_CONSUMERS
 _SLOT_BYTES = 64
-_SLOT = struct.Struct("<dIIHHI16sQ")  # deadline, consumer, deliveries, queue, keeps result, timeout, id, seq
+_HEAD = struct.Struct("<dQ")  # deadline, seq
+_REST = struct.Struct("<IIHHI16s")  # consumer, deliveries, queue, keeps result, timeout, id
 _SEQ = struct.Struct("<Q")
-_SEQ_AT = _SLOT.size - _SEQ.size
+_SEQ_AT = _HEAD.size - _SEQ.size
 _NUMBER = struct.Struct("<I")
+_NO_ID = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """A task that a child is running, as its slot shows it.
 
-    `deadline` is a time of the monotonic clock, which all processes of a machine share; infinite without a timeout.
+    `deadline` is a time of the monotonic clock, which all processes of a machine share; infinite without a timeout,
+    and nothing is known then but the `seq`.
     """
 
     seq: int
-    deadline: float
-    consumer_no: int
-    deliveries: int
-    queue: int
-    keeps_result: bool
-    timeout_secs: int
-    task_id: UUID
+    deadline: float = math.inf
+    consumer_no: int = 0
+    deliveries: int = 0
+    queue: int = 0
+    keeps_result: bool = False
+    timeout_secs: int = 0
+    task_id: UUID = _NO_ID
 
 
 class Board:
@@ -115,7 +119,11 @@ class Board:
             _NUMBER.pack_into(self._memory, _CONSUMERS_AT + 4 * index, number)
         _NUMBER.pack_into(self._memory, 4, len(listed))
 
-    def start(
+    def start(self, slot: int, seq: int) -> None:
+        """Note that a task without a timeout is running."""
+        _HEAD.pack_into(self._memory, _SLOTS_AT + slot * _SLOT_BYTES, math.inf, seq)
+
+    def start_timed(
         self,
         slot: int,
         seq: int,
@@ -127,11 +135,12 @@ class Board:
         timeout_secs: int,
         task_id: bytes,
     ) -> None:
-        """Note that a task is running."""
+        """Note that a task is running, and what is needed to settle it when its time is over."""
         at = _SLOTS_AT + slot * _SLOT_BYTES
-        _SLOT.pack_into(
-            self._memory, at, deadline, consumer_no, deliveries, queue, keeps_result, timeout_secs, task_id, seq
+        _REST.pack_into(
+            self._memory, at + _HEAD.size, consumer_no, deliveries, queue, keeps_result, timeout_secs, task_id
         )
+        _HEAD.pack_into(self._memory, at, deadline, seq)
 
     def end(self, slot: int) -> None:
         """Note that the task of a slot has ended."""
@@ -157,8 +166,13 @@ class Board:
             seq = _SEQ.unpack_from(self._memory, at + _SEQ_AT)[0]
             if not seq:
                 continue
-            deadline, consumer, deliveries, queue, keeps, timeout, raw, _ = _SLOT.unpack_from(self._memory, at)
-            if _SEQ.unpack_from(self._memory, at + _SEQ_AT)[0] == seq:
+            deadline = _HEAD.unpack_from(self._memory, at)[0]
+            consumer, deliveries, queue, keeps, timeout, raw = _REST.unpack_from(self._memory, at + _HEAD.size)
+            if _SEQ.unpack_from(self._memory, at + _SEQ_AT)[0] != seq:
+                continue  # it ended, or another one began, while it was read
+            if deadline == math.inf:
+                found.append(Running(seq))
+            else:
                 found.append(Running(seq, deadline, consumer, deliveries, queue, bool(keeps), timeout, UUID(bytes=raw)))
         return found
 

@@ -6,6 +6,7 @@ the configuration; later lines are orders; the end of the file means that the pa
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -38,6 +39,8 @@ main()"""
 """The program of a child: byte by byte, so that what follows the first line stays in the pipe."""
 
 EXIT_ORPHAN = 3
+SWITCH_SECS = 0.001
+YOUNG_OBJECTS = 10_000
 LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
 log = logging.getLogger("celers.worker.child")
@@ -106,6 +109,7 @@ def main() -> None:
     if brokers:
         loop = ClaimLoop(app, brokers, settings, board, abandon_overdue=False)
         orders.serve(loop)
+        _tune()
         loop.run()
         for broker in reversed(brokers):
             broker.close()
@@ -113,6 +117,17 @@ def main() -> None:
     sys.stdout.flush()
     # Threads of tasks that did not end in time hold nothing any more and must not delay the end.
     os._exit(0)
+
+
+def _tune() -> None:
+    """Set the interpreter to run many small tasks beside one thread that talks to the database."""
+    # Each statement of a packet gives the interpreter's lock away, and waits for it behind the threads of the tasks.
+    sys.setswitchinterval(SWITCH_SECS)
+    # What was imported stays, and what is claimed is gone before so many objects are made: not to be looked at again
+    # and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 def open_brokers(app: App, url: str, settings: WorkerSettings, *, heartbeat: bool) -> list[MysqlBroker]:

@@ -23,14 +23,13 @@ MAX_RESULT_BYTES = 16_777_215  # MEDIUMTEXT
 class Delivery:
     """A claimed task in a worker process: the message, its queue, and the function to run."""
 
-    __slots__ = ("consumer_no", "deliveries", "message", "queue", "receipt", "seq", "task")
+    __slots__ = ("message", "queue", "receipt", "task")
 
     def __init__(self, message: BrokerMessage, queue: int, task: Task[..., Any] | None) -> None:
         receipt = parse_receipt(message.receipt_handle)
         if receipt is None:  # the broker made it
             raise ValueError("the broker delivered a task with an unreadable receipt")
         self.receipt = receipt
-        self.seq, self.consumer_no, self.deliveries = receipt
         self.message = message
         self.queue = queue
         self.task = task

@@ -79,7 +79,7 @@ class ClaimLoop:
         self._abandon_overdue = abandon_overdue
         self._accept = app.accept if settings.accept is None else payload.accepted_formats(settings.accept)
         self._outcomes: deque[Outcome] = deque()
-        self._unsettled: dict[str, Delivery] = {}
+        self._unsettled: set[Delivery] = set()
         self._settler = Settler(brokers, self._outcomes, self._unsettled, settings.batch)
         self._threads = ThreadRunner(settings.threads, board, self._report)
         self._coroutines = AsyncRunner(settings.async_tasks, board, settings.threads, self._report)
@@ -291,7 +291,7 @@ class ClaimLoop:
         """Look up what claimed messages ask for, and note that they are to be settled."""
         find = self._app.tasks.get
         found = [Delivery(message, index, find(message.task.metadata.name)) for message in messages]
-        self._unsettled.update((one.message.receipt_handle, one) for one in found)
+        self._unsettled.update(found)
         return found
 
     def _note_consumers(self) -> None:
@@ -305,10 +305,10 @@ class ClaimLoop:
         known: list[Delivery] = []
         alone: Delivery | None = None
         for delivery in deliveries:
-            if not self._can_run(delivery):
-                tries = delivery.deliveries - 1 - delivery.message.retry_count
-                self._settler.returns.append((unknown_delay(tries), [delivery]))
-            elif delivery.message.isolated and alone is None:
+            message = delivery.message
+            if delivery.task is None or payload.format_of(message.task.payload) not in self._accept:
+                self._refuse(delivery)
+            elif message.isolated and alone is None:
                 alone = delivery
             else:
                 known.append(delivery)
@@ -323,11 +323,12 @@ class ClaimLoop:
         self._alone_started = False
         return True
 
-    def _can_run(self, delivery: Delivery) -> bool:
-        name = delivery.message.task.metadata.name
-        form = payload.format_of(delivery.message.task.payload)
-        if delivery.task is not None and form in self._accept:
-            return True
+    def _refuse(self, delivery: Delivery) -> None:
+        """Leave a task that cannot be run here to other workers."""
+        message = delivery.message
+        tries = delivery.receipt[2] - 1 - message.retry_count
+        self._settler.returns.append((unknown_delay(tries), [delivery]))
+        name, form = message.task.metadata.name, payload.format_of(message.task.payload)
         now = time.monotonic()
         key = name if delivery.task is None else f"{name} {form}"
         if now - self._warned.get(key, -WARN_AGAIN_SECS) >= WARN_AGAIN_SECS:
@@ -336,21 +337,20 @@ class ClaimLoop:
                 log.warning("no task is named %r here: leaving such tasks to other workers", name)
             else:
                 log.warning("%s arguments are not accepted here: leaving such %r to other workers", form, name)
-        return False
 
     def _dispatch(self, deliveries: Sequence[Delivery]) -> None:
-        coroutines = [one for one in deliveries if one.task is not None and one.task.is_async]
-        if coroutines:
-            self._coroutines.put(coroutines)
+        coroutines: list[Delivery] = []
         put = self._threads.waiting.put
         for delivery in deliveries:
-            if delivery.task is not None and not delivery.task.is_async:
-                put(delivery)
+            if delivery.task is not None:
+                (coroutines.append if delivery.task.is_async else put)(delivery)
+        if coroutines:
+            self._coroutines.put(coroutines)
 
     def _run_alone(self, now: float, busy: bool) -> float:
         alone = self._alone
         assert alone is not None
-        if alone.message.receipt_handle not in self._unsettled:
+        if alone not in self._unsettled:
             self._alone = None
             return 0.0
         if not self._alone_started and len(self._unsettled) == 1:
@@ -390,7 +390,7 @@ class ClaimLoop:
         """At the end of the grace period: return what still runs, without counting an attempt."""
         if self._outcomes:
             self._settle()
-        running = list(self._unsettled.values())
+        running = list(self._unsettled)
         if running:
             log.warning("stopping: giving back %d tasks that are still running", len(running))
             self._settler.returns.append((0.0, running))

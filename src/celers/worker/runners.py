@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import queue
 import threading
 import time
@@ -36,15 +35,19 @@ CANCEL_SECS = 5.0
 def _start(board: Board, slot: int, delivery: Delivery, extra_secs: float = 0.0) -> None:
     metadata = delivery.message.task.metadata
     timeout = metadata.timeout_secs
-    board.start(
+    seq, consumer_no, deliveries = delivery.receipt
+    if timeout is None:
+        board.start(slot, seq)
+        return
+    board.start_timed(
         slot,
-        delivery.seq,
-        math.inf if timeout is None else time.monotonic() + timeout + extra_secs,
-        delivery.consumer_no,
-        delivery.deliveries,
+        seq,
+        time.monotonic() + timeout + extra_secs,
+        consumer_no,
+        deliveries,
         delivery.queue,
         delivery.keeps_result,
-        timeout or 0,
+        timeout,
         metadata.id.bytes,
     )
 
@@ -121,7 +124,7 @@ class ThreadRunner:
         for index, thread in enumerate(self._threads):
             with thread.lock:
                 delivery = thread.current
-                if delivery is None or delivery.seq not in overdue:
+                if delivery is None or delivery.receipt[0] not in overdue:
                     continue  # it came to its end in the meantime
                 thread.abandoned = True
                 self.board.end(thread.slot)

@@ -50,14 +50,14 @@ class Settler:
         One for each queue.
     outcomes : deque of Outcome
         What the runners have reported, oldest first.
-    unsettled : dict of str to Delivery
-        All claimed deliveries by receipt; settled ones are removed.
+    unsettled : set of Delivery
+        All claimed deliveries; settled ones are removed.
     batch : int
         So many outcomes leave without a claim; a busy worker claims before.
     """
 
     def __init__(
-        self, brokers: Sequence[MysqlBroker], outcomes: deque[Outcome], unsettled: dict[str, Delivery], batch: int
+        self, brokers: Sequence[MysqlBroker], outcomes: deque[Outcome], unsettled: set[Delivery], batch: int
     ) -> None:
         self._brokers = brokers
         self._outcomes = outcomes
@@ -93,7 +93,7 @@ class Settler:
         """Settle what was reported; return the mean run time of the tasks in seconds, None without any."""
         taken = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), AT_ONCE))]
         # The owner may have given up a task that was still running.
-        taken = [one for one in taken if one.delivery.message.receipt_handle in self._unsettled]
+        taken = [one for one in taken if one.delivery in self._unsettled]
         if not taken:
             return None
         try:
@@ -104,7 +104,7 @@ class Settler:
                 if isinstance(one, Failure):
                     self._fail(one)
         except BaseException:
-            left = [one for one in taken if one.delivery.message.receipt_handle in self._unsettled]
+            left = [one for one in taken if one.delivery in self._unsettled]
             self._outcomes.extendleft(reversed(left))
             raise
         return sum(one.runtime_secs for one in taken) / len(taken)
@@ -131,16 +131,19 @@ class Settler:
                 self.settle()  # finds the one that cannot be stored
                 return consumer.dequeue_batch(wanted, worker_id=worker_id), None
             raise
-        self._outcomes.extendleft(one for one, was_ours in zip(done, kept, strict=True) if was_ours is None)
-        self._kept([one for one, was_ours in zip(done, kept, strict=True) if was_ours is not None], kept)
-        return messages, sum(one.runtime_secs for one in done) / len(done)
+        mean = sum([one.runtime_secs for one in done]) / len(done)
+        if None in kept:
+            self._outcomes.extendleft(one for one, was_ours in zip(done, kept, strict=True) if was_ours is None)
+            done = [one for one, was_ours in zip(done, kept, strict=True) if was_ours is not None]
+        self._kept(done, [was_ours for was_ours in kept if was_ours is not None])
+        return messages, mean
 
     def _take_done(self, index: int) -> list[Success]:
         """Take successes of one queue out of what was reported."""
         done: list[Success] = []
         for _ in range(min(len(self._outcomes), AT_ONCE)):
             one = self._outcomes.popleft()
-            if one.delivery.message.receipt_handle not in self._unsettled:
+            if one.delivery not in self._unsettled:
                 continue  # given up while it was running
             if isinstance(one, Success) and one.delivery.queue == index:
                 done.append(one)
@@ -152,13 +155,12 @@ class Settler:
         """Return to the queue what is to be returned."""
         while self.returns:
             delay, deliveries = self.returns[0]
-            held = [one for one in deliveries if one.message.receipt_handle in self._unsettled]
+            held = [one for one in deliveries if one in self._unsettled]
             for index, broker in enumerate(self._brokers):
                 messages = [one.message for one in held if one.queue == index]
                 if messages:
                     broker.consumer.give_back(messages, delay_secs=delay)
-            for one in held:
-                self._unsettled.pop(one.message.receipt_handle, None)
+            self._unsettled.difference_update(held)
             del self.returns[0]
 
     def _complete(self, index: int, done: list[Success]) -> None:
@@ -179,13 +181,13 @@ class Settler:
             return
         self._kept(done, kept)
 
-    def _kept(self, done: Sequence[Success], kept: Sequence[bool | None]) -> None:
+    def _kept(self, done: Sequence[Success], kept: Sequence[bool]) -> None:
         """Forget settled deliveries; `kept` tells which of them were still ours."""
-        kept = [was_ours for was_ours in kept if was_ours is not None]
-        for one, was_ours in zip(done, kept, strict=True):
-            self._unsettled.pop(one.delivery.message.receipt_handle, None)
-            if not was_ours:
-                _lost(one.delivery)
+        self._unsettled.difference_update([one.delivery for one in done])
+        if not all(kept):
+            for one, was_ours in zip(done, kept, strict=True):
+                if not was_ours:
+                    _lost(one.delivery)
         if acks.isEnabledFor(logging.DEBUG):
             for one, was_ours in zip(done, kept, strict=True):
                 if was_ours:
@@ -204,7 +206,7 @@ class Settler:
             store_result=delivery.keeps_result,
             runtime_ms=int(failure.runtime_secs * 1000),
         )
-        self._unsettled.pop(delivery.message.receipt_handle, None)
+        self._unsettled.discard(delivery)
         if word == "lost":
             _lost(delivery)
             return
@@ -247,7 +249,8 @@ def _intend(done: Sequence[Success]) -> None:
 
 def _receipt(one: Success) -> str:
     delivery = one.delivery
-    return f"{delivery.task_id} in delivery {delivery.deliveries} to consumer {delivery.consumer_no}"
+    _, consumer_no, number = delivery.receipt
+    return f"{delivery.task_id} in delivery {number} to consumer {consumer_no}"
 
 
 def _lost(delivery: Delivery) -> None:
@@ -255,7 +258,7 @@ def _lost(delivery: Delivery) -> None:
         "task %s %s ended here, but its delivery %d had been taken back: the outcome is dropped",
         delivery.message.task_name,
         delivery.task_id,
-        delivery.deliveries,
+        delivery.receipt[2],
     )
 
 

@@ -144,6 +144,21 @@ def test_delivery_order(rows):
     assert order == [(2147483647, 4), (5, 2), (5, 10), (1, 3), (1, 9), (-2147483648, 1)]
 
 
+def test_what_is_held_is_what_the_receipts_say(rows):
+    held = {5: "of another claim"}
+    claimed = [
+        row(seq=b"18446744073709551615", deliveries=b"4294967295"),
+        row(seq=b"2", payload_encoding=b"none"),
+        row(seq=b"3", priority=b"9"),
+    ]
+    messages, bad = rows.decode_claims(claimed, 7, TYPES, held)
+    assert [seq for seq, _ in bad] == [2]
+    assert held.pop(5) == "of another claim"
+    receipts = [(message, rows.parse_receipt(message.receipt_handle)) for message in messages]
+    assert held == {seq: (message.task_id, deliveries) for message, (seq, _, deliveries) in receipts}
+    assert all(held[seq][0] is message.task_id for message, (seq, _, _) in receipts)
+
+
 @pytest.mark.spec("IMPEX-06")
 def test_compressed_payloads(rows):
     data = b"celers" * 1000

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from uuid import uuid4
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from celers import ValidationError
 from celers.worker.bell import Bell
-from celers.worker.board import Board
+from celers.worker.board import Board, Running
 from celers.worker.intake import Intake, unknown_delay
 from celers.worker.settings import WorkerSettings
 
@@ -47,13 +49,16 @@ class TestBell:
 
 class TestBoard:
     def start(self, board: Board, slot: int, seq: int, deadline: float = math.inf):
-        board.start(slot, seq, deadline, 7, 2, 1, True, 30, uuid4().bytes)
+        if deadline == math.inf:
+            board.start(slot, seq)
+        else:
+            board.start_timed(slot, seq, deadline, 7, 2, 1, True, 30, uuid4().bytes)
 
     def test_what_runs(self):
         board = Board.private(3)
         assert board.running() == []
         task_id = uuid4()
-        board.start(1, 2**63, 12.5, 2**32 - 1, 3, 1, True, 30, task_id.bytes)
+        board.start_timed(1, 2**63, 12.5, 2**32 - 1, 3, 1, True, 30, task_id.bytes)
         (task,) = board.running()
         assert (task.seq, task.deadline, task.consumer_no, task.deliveries) == (2**63, 12.5, 2**32 - 1, 3)
         assert (task.queue, task.keeps_result, task.timeout_secs, task.task_id) == (1, True, 30, task_id)
@@ -61,6 +66,9 @@ class TestBoard:
         assert [one.seq for one in board.running()] == [5, 2**63]
         board.end(1)
         assert [one.seq for one in board.running()] == [5]
+        board.start(1, 6)  # without a timeout nothing else is told, and nothing of the task before
+        assert board.running() == [Running(5), Running(6)]
+        assert board.overdue(1e18) == []
 
     def test_what_is_overdue(self):
         board = Board.private(2)
@@ -219,3 +227,12 @@ def test_the_command_line_waits_longer_for_an_idle_worker_than_that_is_silent():
     from celers.worker.keeper import PRESENT_EVERY_SECS
 
     assert STALE_SECS > 2 * PRESENT_EVERY_SECS
+
+
+@pytest.mark.spec("WORK-01")
+def test_a_child_process_is_set_to_run_many_small_tasks():
+    """In a process of its own, because it is the interpreter that is set."""
+    look = "print(sys.getswitchinterval(), gc.get_threshold()[0], gc.get_freeze_count() > 1000)"
+    code = f"import gc, sys; from celers.worker import child; child._tune(); {look}"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert (float(shown[0]), int(shown[1]), shown[2]) == (0.001, 10_000, "True")
