@@ -1,8 +1,9 @@
 """How tasks are stored: rows, INSERTs, and the entries in the ready, scheduled and blocked tables.
 
 One packet stores a batch: the rows of `celers_tasks` by one multi-row INSERT, their entries in the ready or scheduled
-table by INSERT ... SELECT over the consecutive numbers that the INSERT got, and COMMIT. Tasks with dependencies take
-a longer way (`_insert_dependent`), because their parents have to be locked and looked at first.
+table by INSERT ... SELECT over the consecutive numbers that the INSERT got, and COMMIT. Tasks that differ in id and
+payload only take a shorter way (`_insert_alike`), which reads none of them; those with dependencies a longer one
+(`_insert_dependent`), because their parents have to be locked and looked at first.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from celers import validate
 from celers.components.base import Component, M
+from celers.components.forms import Form, Forms, places
 from celers.components.history import created_statements
 from celers.components.parents import insert_dependencies, unmet_counts
 from celers.components.stored import all_stored
@@ -34,7 +35,7 @@ from celers.operation import Once, Packet, QueueUnknown, Restart, Steps
 from celers.retry import RetryPolicy
 from celers.sql import Raw
 from celers_fast.compression import compress_payload, compress_payloads
-from celers_fast.params import build_tasks, build_values, literal
+from celers_fast.params import build_tasks, build_values
 
 if TYPE_CHECKING:
     from celers.core import Core
@@ -53,36 +54,13 @@ _REST = (7, 10, 11, 12, 13, 14, 15)
 _NARROW_INDEXES = tuple(index for index in range(16) if index not in _REST)
 
 NOW = Raw(b"@celers_now")
-_ALIKE = "id, queue_id, task_name, payload, created_at, scheduled_at"
-_TIMES = b",UTC_TIMESTAMP(6),UTC_TIMESTAMP(6)"
 _IDS_PER_STATEMENT = 1000
 _PACKET_OVERHEAD = 2048
 _BYTES_PER_PLACE = 2
-_FORMS_KEPT = 100
-_MAX_RETRIES = 3  # the column's default
-
-
-@lru_cache(maxsize=8)
-def _places(count: int) -> str:
-    """Return a JSON array of so many elements."""
-    return "[" + ",".join(["0"] * count) + "]"
 
 
 class _Scattered(CelersError):
     """The numbers of a multi-row INSERT were not consecutive; the packet has stopped without effect."""
-
-
-class _Form(NamedTuple):
-    """SQL that tasks of one name, priority, retry limit and run time limit have in common."""
-
-    prefix: bytes
-    middle: bytes
-    ending: bytes
-    place: bytes
-    """Of a single one."""
-    rank: int
-    single: bytes
-    """The packet of a single one, with places for its id and its payload."""
 
 
 class Inserting(Component[M]):
@@ -90,7 +68,7 @@ class Inserting(Component[M]):
 
     def __init__(self, core: Core, runner: Any) -> None:
         super().__init__(core, runner)
-        self._forms: dict[tuple[str, int, int, int | None], _Form] = {}
+        self._forms = Forms(core)
 
     def check(self, task: SerializedTask) -> None:
         """Refuse what `enqueue` would refuse before it sends anything."""
@@ -150,7 +128,7 @@ class Inserting(Component[M]):
             task_id, payload, about = task.metadata.id, task.payload, task.metadata
         else:
             return None
-        form = self._form(about.name, about.priority, about.max_retries, about.timeout_secs)
+        form = self._forms.of(about.name, about.priority, about.max_retries, about.timeout_secs)
         text = form.single % (task_id.int, payload.hex().encode())
         if len(payload) > core.max_payload_bytes or len(text) > core.packet_bytes - _PACKET_OVERHEAD:
             return None
@@ -218,7 +196,7 @@ class Inserting(Component[M]):
         What has its default is left out, the time is that of the statement, and the guard is part of the INSERT into
         the ready table: the less there is to parse, the better.
         """
-        form = self._form(alike.name, alike.priority, alike.max_retries, alike.timeout_secs)
+        form = self._forms.of(alike.name, alike.priority, alike.max_retries, alike.timeout_secs)
         most = self.core.packet_bytes - _PACKET_OVERHEAD - _BYTES_PER_PLACE * len(alike.ids)
         try:
             statements = build_tasks(form.prefix, alike.ids, form.middle, alike.payloads, form.ending, max_bytes=most)
@@ -226,36 +204,7 @@ class Inserting(Component[M]):
             return None
         return self._send_alike(statements, alike.ids, form)
 
-    def _form(self, name: str, priority: int, max_retries: int, timeout_secs: int | None) -> _Form:
-        """Return what the statements about such tasks have in common; kept for the next of them."""
-        key = name, priority, max_retries, timeout_secs
-        form = self._forms.get(key)
-        if form is not None:
-            return form
-        core = self.core
-        columns, middle, ending = _ALIKE, f",{core.queue_id},".encode() + literal(name) + b",", _TIMES
-        if priority:
-            columns += ", priority"
-            ending += b",%d" % priority
-        if max_retries != _MAX_RETRIES:
-            columns += ", max_retries"
-            ending += b",%d" % max_retries
-        if timeout_secs is not None:
-            columns += ", timeout_secs"
-            ending += b",%d" % timeout_secs
-        prefix = f"INSERT INTO {core.sql.table('tasks')} ({columns}) VALUES ".encode()
-        place = core.sql("producer", "ready_one", queue_id=core.queue_id, sort_rank=-priority)
-        if len(self._forms) >= _FORMS_KEPT:
-            self._forms.clear()
-        packet = b"START TRANSACTION;%b(X'%%032x'%bX'%%b'%b);%b;COMMIT" % tuple(
-            part.replace(b"%", b"%%") for part in (prefix, middle, ending, place)
-        )
-        if core.ring is not None:
-            packet += b";" + core.ring.statement.replace(b"%", b"%%")
-        form = self._forms[key] = _Form(prefix, middle, ending, place, -priority, packet)
-        return form
-
-    def _send_alike(self, statements: list[tuple[bytes, int]], ids: list[UUID], form: _Form) -> Steps[None]:
+    def _send_alike(self, statements: list[tuple[bytes, int]], ids: list[UUID], form: Form) -> Steps[None]:
         core = self.core
         at = 0
         try:
@@ -273,7 +222,7 @@ class Inserting(Component[M]):
                     "ready_numbered",
                     queue_id=core.queue_id,
                     sort_rank=form.rank,
-                    places=_places(count),
+                    places=places(count),
                     count=count,
                     last_id=ids[at - 1],
                 )
