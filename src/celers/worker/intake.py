@@ -12,7 +12,7 @@ __all__ = ["Intake", "unknown_delay"]
 # So much work may wait in a process beside what is running: enough to bridge the round trips, too little to keep
 # it from other workers for long.
 AHEAD_SECS = 0.05
-SMALL_CLAIMS = 250
+TWO_CLAIMS = 1000  # together; of a larger one the second half is run meanwhile
 FIRST_PAUSE_SECS = 0.05
 LONGEST_PAUSE_SECS = 1.0
 _WEIGHT = 0.2
@@ -45,12 +45,12 @@ class Intake:
     def ahead(self) -> int:
         """Tasks that may wait beside the running ones: none while the run time is unknown or long.
 
-        Two small claims, one that is run while the next is on its way; of a large one that is done by its halves.
+        Two claims, one that is run while the next is on its way; of a very large one that is done by its halves.
         """
         mean = self._mean_secs
         if mean is None:
             return 0
-        most = max(self._batch, min(2 * self._batch, SMALL_CLAIMS))
+        most = max(self._batch, min(2 * self._batch, TWO_CLAIMS))
         return min(most, int(self._threads * AHEAD_SECS / max(mean, 1e-6)))
 
     def ran(self, mean_secs: float) -> None:

@@ -105,21 +105,22 @@ class TestIntake:
         assert Intake(4, 100).wanted(0, time.monotonic()) == 4
 
     def test_short_tasks_come_in_batches(self):
-        intake = Intake(4, 500)
+        intake = Intake(4, 2000)
         intake.ran(0.000_01)
         now = time.monotonic()
-        assert intake.wanted(0, now) == 500
-        assert intake.wanted(260, now) == 0
-        assert intake.wanted(253, now) == 251
+        assert intake.wanted(0, now) == 2000
+        assert intake.wanted(1004, now) == 0
+        assert intake.wanted(1003, now) == 1001
 
-    def test_a_small_batch_is_claimed_while_one_runs(self):
-        """So the time of a round trip is no loss."""
-        intake = Intake(4, 100)
+    @pytest.mark.parametrize("batch", [100, 500])
+    def test_a_whole_batch_is_claimed_while_one_runs(self, batch):
+        """So the time of a round trip is no loss, and a packet carries as much as it may."""
+        intake = Intake(4, batch)
         intake.ran(0.000_01)
         now = time.monotonic()
-        assert intake.wanted(0, now) == 100
-        assert intake.wanted(104, now) == 0
-        assert intake.wanted(103, now) == 100
+        assert intake.wanted(0, now) == batch
+        assert intake.wanted(batch + 4, now) == 0
+        assert intake.wanted(batch + 3, now) == batch
 
     def test_what_waits_is_bounded_by_time(self):
         intake = Intake(4, 100)
