@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from celers.components.analytics import Analytics
 from celers.components.consumer import Consumer
@@ -21,11 +22,50 @@ from celers.components.results import Results
 from celers.components.tasks import Tasks
 from celers.components.transfer import Transfer
 from celers.components.workers import Workers
-from celers.operation import Async, Flat, Sync, flat
+from celers.operation import Async, Method, Sync
 
 __all__ = ["FlatNames"]
 
 M = TypeVar("M", Sync, Async)
+P = ParamSpec("P")
+S = TypeVar("S")
+A = TypeVar("A")
+
+
+class Flat(Generic[M]):
+    """Base of the classes that offer operations under flat names."""
+
+
+class _FlatName(Generic[P, S, A]):
+    """Forwards a flat name to the method of a component."""
+
+    def __init__(self, target: Method[P, S, A]) -> None:
+        self.target = target
+        self.__doc__ = target.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, obj: None, owner: type, /) -> Method[P, S, A]: ...
+    @overload
+    def __get__(self, obj: Flat[Sync], owner: type, /) -> Callable[P, S]: ...
+    @overload
+    def __get__(self, obj: Flat[Async], owner: type, /) -> Callable[P, A]: ...
+    def __get__(self, obj: Any, owner: type, /) -> Any:
+        if obj is None:
+            return self.target
+        component = self.target.owner
+        if component is None:  # pragma: no cover - a mistake in flat.py
+            raise TypeError(f"{self.name} forwards to a method that belongs to no component")
+        bound = getattr(getattr(obj, component.attribute), self.target.name)
+        obj.__dict__[self.name] = bound
+        return bound
+
+
+def flat(target: Method[P, S, A]) -> _FlatName[P, S, A]:
+    """Offer a component's operation or stream under a flat name of the broker."""
+    return _FlatName(target)
 
 
 class FlatNames(Flat[M]):

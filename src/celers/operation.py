@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Async",
-    "Flat",
+    "Method",
     "Once",
     "Operation",
     "Packet",
@@ -55,7 +55,6 @@ __all__ = [
     "Stream",
     "Sync",
     "Undo",
-    "flat",
     "operation",
     "paired",
     "repeatable",
@@ -77,9 +76,6 @@ class Sync:
 
 class Async:
     """Type-level mark of components whose operations are coroutines."""
-
-
-M = TypeVar("M", Sync, Async)
 
 
 class Packet:
@@ -198,7 +194,7 @@ def repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any
     return args, kwargs
 
 
-class _Method(Generic[P, S, A]):
+class Method(Generic[P, S, A]):
     """Descriptor of a component's method that is called with `P` and gives `S` on a blocking broker, `A` on asyncio."""
 
     def __init__(self, steps: Callable[Concatenate[Any, P], Any]) -> None:
@@ -233,7 +229,7 @@ class _Method(Generic[P, S, A]):
         raise NotImplementedError
 
 
-class Operation(_Method[P, R, Coroutine[Any, Any, R]], Generic[P, R]):
+class Operation(Method[P, R, Coroutine[Any, Any, R]], Generic[P, R]):
     """Descriptor of a component's method; binds to the component's runner.
 
     Attributes
@@ -361,7 +357,7 @@ def operation(
     return wrap
 
 
-class Stream(_Method[P, Iterator[R], AsyncIterator[R]], Generic[P, R]):
+class Stream(Method[P, Iterator[R], AsyncIterator[R]], Generic[P, R]):
     """Descriptor of a component's method that gives its values one by one: an iterator or an asyncio iterator.
 
     Attributes
@@ -380,39 +376,3 @@ class Stream(_Method[P, Iterator[R], AsyncIterator[R]], Generic[P, R]):
 def streamed(steps: Callable[Concatenate[Any, P], Generator[Packet | list[R], Any, None]]) -> Stream[P, R]:
     """Make a generator method a stream of values."""
     return Stream(steps)
-
-
-class Flat(Generic[M]):
-    """Base of the classes that offer operations under flat names."""
-
-
-class _FlatName(Generic[P, S, A]):
-    """Forwards a flat name to the method of a component."""
-
-    def __init__(self, target: _Method[P, S, A]) -> None:
-        self.target = target
-        self.__doc__ = target.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, obj: None, owner: type, /) -> _Method[P, S, A]: ...
-    @overload
-    def __get__(self, obj: Flat[Sync], owner: type, /) -> Callable[P, S]: ...
-    @overload
-    def __get__(self, obj: Flat[Async], owner: type, /) -> Callable[P, A]: ...
-    def __get__(self, obj: Any, owner: type, /) -> Any:
-        if obj is None:
-            return self.target
-        component = self.target.owner
-        if component is None:  # pragma: no cover - a mistake in flat.py
-            raise TypeError(f"{self.name} forwards to a method that belongs to no component")
-        bound = getattr(getattr(obj, component.attribute), self.target.name)
-        obj.__dict__[self.name] = bound
-        return bound
-
-
-def flat(target: _Method[P, S, A]) -> _FlatName[P, S, A]:
-    """Offer a component's operation or stream under a flat name of the broker."""
-    return _FlatName(target)

@@ -56,7 +56,7 @@ def unconnected(request):
 
 
 def flat_names() -> list[str]:
-    return [name for name, value in vars(FlatNames).items() if type(value).__module__ == "celers.operation"]
+    return [name for name, value in vars(FlatNames).items() if type(value).__module__ == "celers.flat"]
 
 
 class Recorder:
