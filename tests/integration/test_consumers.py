@@ -416,3 +416,37 @@ def test_a_consumer_is_opened_for_each_claim_at_the_same_time(sync_broker, table
     tables.check(sync_broker)
     assert sync_broker.ack_batch([(message.task_id, message.receipt_handle) for message in found]) == 400
     tables.check(sync_broker)
+
+
+@pytest.mark.spec("CORE-09", "BATCH-03")
+@pytest.mark.parametrize("history", [False, True])
+@pytest.mark.parametrize("older_first", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_of_two_deliveries_of_a_task_that_are_settled_together_one_counts(
+    make_broker, tables, fused, older_first, history
+):
+    """A claim of several packets may get a task again that was taken back while it went on."""
+    broker = make_broker(record_history=history)
+    fill(broker, 2)
+    older, other = broker.dequeue_batch(2)
+    assert broker.recover_stuck_tasks(1e-6) == 2
+    newer, other = broker.dequeue_batch(2)
+    assert newer.task_id == older.task_id
+    messages = [older, newer, other] if older_first else [newer, older, other]
+    done = [Completion(message, "1") for message in messages]
+    answer = broker.consumer.cycle(done, 1)[0] if fused else broker.consumer.complete(done)
+    assert answer == [message is not older for message in messages]
+    assert broker.get_statistics().completed == 2
+    tables.check(broker)
+
+
+@pytest.mark.spec("CORE-09", "BATCH-03")
+@pytest.mark.parametrize("history", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_delivery_that_is_settled_twice_at_once_counts_once(make_broker, tables, fused, history):
+    broker = make_broker(record_history=history)
+    fill(broker, 1)
+    done = [Completion(broker.dequeue(), "1")] * 2
+    assert (broker.consumer.cycle(done, 1)[0] if fused else broker.consumer.complete(done)) == [True, True]
+    assert broker.get_statistics().completed == 1
+    tables.check(broker)

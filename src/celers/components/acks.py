@@ -154,8 +154,10 @@ def acknowledged_before(item: Item, task: Locked | None) -> bool:
     )
 
 
-def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothing: bool) -> Steps[list[UUID]]:
-    """Complete tasks and store their results; returns the ids that are completed by these receipts.
+def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothing: bool) -> Steps[list[Item]]:
+    """Complete tasks and store their results; returns those of the items that are completed by their receipts.
+
+    Two items may be deliveries of one task: a claim of several packets gets a task again that was taken back meanwhile.
 
     Parameters
     ----------
@@ -163,7 +165,7 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
         Raise the first problem instead of skipping.
     """
     core = component.core
-    done: list[UUID] = []
+    done: list[Item] = []
     rest: list[Item] = []
     hooked = core.hooks.any(TaskHook.BEFORE_ACK, TaskHook.AFTER_ACK)
     if component.inside or core.record_history or hooked or (all_or_nothing and len(items) > 1):
@@ -179,7 +181,7 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
                 rest.append(item)
         for (consumer_no, deliveries), group in own.items():
             if (yield from _ack_own(component, consumer_no, deliveries, group)):
-                done += [item.id for item in group]
+                done += group
                 core.slots.settled(group)
             else:
                 rest += group
@@ -281,16 +283,17 @@ def _send(component: Component[Any], statements: Sequence[bytes], behind: Sequen
     return results
 
 
-def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing: bool) -> Steps[list[UUID]]:
+def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing: bool) -> Steps[list[Item]]:
     core = component.core
     locked = {task.id: task for task in (yield from lock_by_id(component, [item.id for item in items]))}
-    done: list[UUID] = []
+    done: list[Item] = []
+    taken: set[tuple[int, int, int]] = set()
     completed: list[Locked] = []
     with_result: list[Item] = []
     for item in items:
         task = locked.get(item.id)
-        if acknowledged_before(item, task):
-            done.append(item.id)
+        if item.receipt in taken or acknowledged_before(item, task):
+            done.append(item)
             continue
         reason = problem(item, task, "completed")
         if reason is not None:
@@ -301,7 +304,8 @@ def _ack_locked(component: Component[Any], items: Sequence[Item], all_or_nothing
             continue
         assert task is not None
         completed.append(task)
-        done.append(item.id)
+        taken.add(task.receipt)
+        done.append(item)
         if item.outcome is not None:
             item.receipt = (task.seq, task.consumer_no, task.deliveries)
             with_result.append(item)

@@ -160,11 +160,11 @@ class Consumer(Component[M]):
         items = [_completed_item(completion) for completion in validate.items(done, "done")]
         if not items:
             return []
-        done_ids = yield from ack_items(self, items, all_or_nothing=False)
-        if len(done_ids) == len(items):
+        completed = yield from ack_items(self, items, all_or_nothing=False)
+        if len(completed) == len(items):
             return [True] * len(items)
-        completed = set(done_ids)
-        return [item.id in completed for item in items]
+        handles = {item.handle for item in completed}
+        return [item.handle in handles for item in items]
 
     @operation(give_back="_give_back_cycle")
     def cycle(
@@ -184,7 +184,8 @@ class Consumer(Component[M]):
         settled, unknown, messages = yield from cycle(self, items, most, worker)
         if len(settled) == len(items):
             return [True] * len(items), messages
-        return [None if item.id in unknown else item.id in settled for item in items], messages
+        done_handles, left = {item.handle for item in settled}, {item.handle for item in unknown}
+        return [None if item.handle in left else item.handle in done_handles for item in items], messages
 
     # Rejections
 

@@ -6,9 +6,8 @@ and one of them may need the longer way (`celers.components.acks`). The next cla
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from celers.components.acks import FRAME_BYTES, Item, ack_items, own_statements
 from celers.components.base import Component
@@ -28,7 +27,7 @@ class _Fused:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.left = list(items)
-        self.done: list[UUID] = []
+        self.done: list[Item] = []
         self._groups: list[tuple[int, list[Item]]] = []
         self._slot: Slot | None = None
 
@@ -66,47 +65,46 @@ class _Fused:
 
     def answered(self, component: Component[Any], results: list[Result]) -> None:
         """Note which groups were acknowledged as a whole."""
-        settled: list[UUID] = []
+        settled: list[Item] = []
         for index, items in self._groups:
             if results[index].affected == len(items) and self._slot is not None:
-                settled += [item.id for item in items]
+                settled += items
                 # The slot was taken for this very claim, so that it has taken none of these tasks again.
                 component.core.slots.release(self._slot, [item.receipt[0] for item in items if item.receipt])
         self.done += settled
         if len(settled) == len(self.left):  # as a rule; the sets cost more than all of the above
             self.left = []
         else:
-            gone = set(settled)
-            self.left = [item for item in self.left if item.id not in gone]
+            gone = {item.handle for item in settled}
+            self.left = [item for item in self.left if item.handle not in gone]
 
 
 def cycle(
     component: Component[Any], items: Sequence[Item], count: int, worker_id: str | None
-) -> Steps[tuple[Collection[UUID], Collection[UUID], list[BrokerMessage]]]:
+) -> Steps[tuple[Sequence[Item], Sequence[Item], list[BrokerMessage]]]:
     """Acknowledge and claim.
 
     Returns
     -------
-    done : collection of UUID
+    done : sequence of Item
         Completed by these receipts.
-    unknown : collection of UUID
+    unknown : sequence of Item
         Not settled yet, because the database became unreachable on the way: to be settled again.
     messages : list of BrokerMessage
     """
     if items and component.core.hooks.any(TaskHook.BEFORE_ACK, TaskHook.AFTER_ACK, TaskHook.BEFORE_DEQUEUE):
         # A hook may stop the claim, and must not stop the acknowledgements with it.
-        acked = set((yield from ack_items(component, items, all_or_nothing=False)))
-        return acked, set(), (yield from claim(component, count, worker_id))
+        acked = yield from ack_items(component, items, all_or_nothing=False)
+        return acked, (), (yield from claim(component, count, worker_id))
     fused = _Fused(items)
     messages = yield from claim(component, count, worker_id, fused)
     if not fused.left:
         return fused.done, (), messages
-    done = set(fused.done)
     try:
-        done.update((yield from ack_items(component, fused.left, all_or_nothing=False)))
+        done = fused.done + (yield from ack_items(component, fused.left, all_or_nothing=False))
     except BrokerError:
         if not messages:
             raise
         # The claimed tasks must reach the caller; these are settled by its next call.
-        return done, {item.id for item in fused.left} - done, messages
+        return fused.done, fused.left, messages
     return done, (), messages
