@@ -23,8 +23,7 @@ Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 
 _MSGPACK, _PICKLE, _BRACKET = 0x92, 0x80, 0x5B
 _SEQUENCES = (list, tuple)
-# What `raw_decode` calls.
-_scan_json: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_read_json = json.JSONDecoder().raw_decode
 
 
 def format_of(payload: bytes) -> str:
@@ -123,10 +122,7 @@ def _decode_json(payload: bytes) -> Any:
     # payload. An opening bracket without a NUL behind it is UTF-8 to it as well.
     if payload[1:2] != b"\0":
         text = payload.decode("utf-8", "surrogatepass")
-        try:
-            value, end = _scan_json(text, 0)
-        except StopIteration:  # json.loads says what is wrong
-            end = -1
+        value, end = _read_json(text)
         if end == len(text):
             return value
     return json.loads(payload)
