@@ -1,7 +1,7 @@
 """Ways to enqueue a task of an application, and with what options.
 
-A call becomes a `SerializedTask` here, many calls of one function `LikeTasks`; the plainest operation of the producer
-that does what was asked for stores it, or a buffer.
+Calls of one function become `LikeTasks` here, be it one or many; the plainest operation of the producer that does what
+was asked for stores them, or a buffer stores a single one.
 """
 
 from __future__ import annotations
