@@ -439,12 +439,12 @@ class TestWorker:
 
     @pytest.mark.spec("CORE-15")
     def test_stopping_waits_for_what_runs_and_returns_the_rest(self, app):
-        started = threading.Event()
+        started = threading.Semaphore(0)
         go_on = threading.Event()
 
         @app.task
         def work(number):
-            started.set()
+            started.release()
             go_on.wait(30)
             return number
 
@@ -452,8 +452,9 @@ class TestWorker:
         worker = Worker(app, threads=2, grace=20)
         thread = threading.Thread(target=worker.run)
         thread.start()
-        assert started.wait(20)
-        until(lambda: app.broker.get_statistics().processing == 2)
+        # Claimed is not running: what has not begun is returned as well.
+        assert all(started.acquire(timeout=20) for _ in range(2))
+        assert app.broker.get_statistics().processing == 2
         worker.stop()
         threading.Timer(0.2, go_on.set).start()
         thread.join(30)
