@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from celers import DbTaskState, SerializationError, SerializedTask, TaskProgress, ValidationError
 from celers.jsonpath import render
+from tests.fixtures.waiting import INNODB_EVERY, until
 
 
 def put(broker, **extra):
@@ -333,10 +334,8 @@ def test_a_claim_passes_over_a_task_whose_metadata_changes(sync_broker, tables):
     thread.start()
     try:
         # It waits for the task's row and holds the ready row by then.
-        deadline = datetime.now(UTC) + timedelta(seconds=10)
         query = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-        while not tables.value(query) and datetime.now(UTC) < deadline:
-            changed.wait(0.05)
+        until(lambda: tables.value(query), 4, every=INNODB_EVERY)
         assert sync_broker.dequeue().task_id == second
         assert not changed.is_set()
     finally:
