@@ -41,7 +41,7 @@ class Planning:
     PLANS = frozenset({"init for update", "optimizing"})
 
     def __init__(self, server, monkeypatch, table, column):
-        self.begins = re.compile(rb"(UPDATE|DELETE)\b[^()]* %s\b" % table)
+        self.begins = re.compile(rb"(UPDATE\b[^()]*|DELETE\b[^;]*) %s\b" % table)
         numbers = b",".join(b"%d" % number for number in range(10**9, 10**9 + 300_000))
         self.list = b"WHERE %s NOT IN (%s) AND " % (column, numbers)
         self.connection = server.connect()
@@ -133,8 +133,8 @@ class CancelBlocked(Case):
 EARLY = {
     "finish": (AckWithoutReceipt, b"celers_tasks", b"seq"),
     "requeue": (Reject, b"celers_tasks", b"seq"),
-    "delete_tasks": (RejectToDlq, b"celers_tasks", b"seq"),
-    "delete_blocked": (CancelBlocked, b"celers_blocked", b"seq"),
+    "delete_tasks": (RejectToDlq, b"celers_tasks", b"t.seq"),
+    "delete_blocked": (CancelBlocked, b"celers_blocked", b"b.seq"),
     "set_paused": (Pause, b"celers_queues", b"queue_id"),
 }
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.spec("ARCH-05", "ARCH-12"), pytest.mark.timeout(60)]
 
 COUNT = 7
 LOCK = b"FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq IN"
-DELETE = b"DELETE t FROM celers_tasks t FORCE INDEX (PRIMARY) WHERE seq IN"
+DELETE = b"JOIN celers_tasks t FORCE INDEX (PRIMARY) WHERE t.seq = k.seq"
 
 
 def fill(broker, **options):
@@ -147,7 +147,7 @@ class Promote(Case):
 
 
 class PurgeDlq(Case):
-    last = (b"DELETE d FROM celers_dead_letter_queue",)
+    last = (b"DELETE d", b"JOIN celers_dead_letter_queue d")
     lock = ()
 
     def prepare(self, broker, tables):
@@ -167,7 +167,7 @@ class Retention(PurgeDlq):
 
 
 class Archive(Case):
-    last = (b"DELETE r FROM celers_task_results",)
+    last = (b"DELETE r", b"JOIN celers_task_results r")
     lock = ()
 
     def prepare(self, broker, tables):

@@ -20,9 +20,10 @@ from celers import DbTaskState, MysqlBroker, PoolConfig, SerializedTask
 from celers.components.claims import claim
 from celers.components.consumer import Completion
 from celers.components.metadata import condition
+from celers.components.parts import keys_of
 from celers.sql import Raw, Statements
 from celers_fast.rows import parse_receipt
-from tests.fixtures.crowd import MANY, READY, raw_connection
+from tests.fixtures.crowd import MANY, READY, Crowd, raw_connection
 
 SQL = Statements("celers_")
 TOPICS = [
@@ -37,6 +38,13 @@ SEQS = [READY + 1, READY + 2, READY + 3]
 IDS = [UUID(int=seq) for seq in SEQS]
 READY_KEYS = json.dumps([[0, seq] for seq in SEQS])
 DUE_KEYS = json.dumps([["2030-01-01 00:00:00.000000", seq] for seq in SEQS])
+# Statements that take keys of these forms; the others of that name take ids.
+KEYS = {
+    **dict.fromkeys([("settle", "lock_ready"), ("settle", "delete_ready")], READY_KEYS),
+    **dict.fromkeys([("settle", "lock_scheduled"), ("settle", "delete_scheduled")], DUE_KEYS),
+    **dict.fromkeys([("settle", "delete_tasks"), ("settle", "delete_blocked")], json.dumps(SEQS)),
+    **dict.fromkeys([("maintenance", "purge_dedup"), ("history", "delete_picked")], json.dumps(SEQS)),
+}
 VALUES = {
     "after": 0,
     "age": 1000,
@@ -131,7 +139,6 @@ SCANS = {
     ("inspection", "created_between"): "a listing by time; the reporting indexes help",
     ("inspection", "of_worker"): "a listing by worker; the reporting indexes help",
     ("inspection", "with_metadata"): "looks into every metadata object",
-    ("maintenance", "purge_dedup"): "a purge of the whole queue; deduplication has no index by task",
 }
 # Reads the primary key in order and stops at its limit.
 WALKS = {
@@ -235,6 +242,7 @@ HOT = {
     ("settle", "place_scheduled"): {"tasks": "PRIMARY"},
     ("settle", "dead_letter"): {"tasks": "PRIMARY"},
     ("settle", "delete_tasks"): {"tasks": "PRIMARY"},
+    ("settle", "delete_blocked"): {"blocked": "PRIMARY"},
     ("settle", "dependants"): {"task_dependencies": "idx_dependencies_parent", "tasks": "uq_tasks_id"},
     ("tasks", "get"): {"tasks": "uq_tasks_id"},
     ("tasks", "page"): {"tasks": "PRIMARY"},
@@ -267,10 +275,8 @@ HOT = {
 
 def sample(topic: str, name: str) -> str:
     """One statement with values."""
-    values = dict(VALUES)
-    if topic == "settle":
-        values["keys"] = READY_KEYS if name.endswith("ready") else DUE_KEYS
-    return SQL(topic, name, **values).decode()
+    keys = KEYS.get((topic, name), keys_of(IDS))
+    return SQL(topic, name, **VALUES, keys=keys).decode()
 
 
 def table_of(text: str) -> Callable[[str | None], str | None]:
@@ -313,6 +319,30 @@ def test_the_plan_of_a_statement(crowd, topic, name):
             assert (topic, name) in WALKS | SCANS.keys(), plan
     for table, key in HOT.get((topic, name), {}).items():
         assert key in used.get(table, {key} if _empty(plan) else set()), plan
+
+
+@pytest.fixture(scope="module")
+def empty(server) -> Iterator[Crowd]:
+    """A database without a row, as the statistics of a queue's first minute show it."""
+    with server.fresh_database("celers_empty_plans") as url:
+        with MysqlBroker(url) as broker:
+            broker.migrate()
+        made = Crowd(server, url)
+        yield made
+        made.connection.close()
+
+
+@pytest.mark.spec("ARCH-07", "TEST-02")
+@pytest.mark.parametrize(
+    ("topic", "name"), [at for at in STATEMENTS if sample(*at).startswith("DELETE")], ids=lambda value: value
+)
+def test_a_deletion_does_not_scan_a_table_that_looks_empty(empty, topic, name):
+    """A scan would wait for the rows that others have locked."""
+    empty.rows(VARIABLES)
+    text = sample(topic, name)
+    find = table_of(text)
+    scanned = {find(row["table"]) for row in empty.explain(text) if row["type"] in ("ALL", "index")}
+    assert not scanned - SMALL - {None}
 
 
 @pytest.mark.spec("DBMON-01", "DBMON-02", "DBMON-09")

@@ -12,7 +12,7 @@ from typing import Any
 from celers import rows as read
 from celers.components.base import Component
 from celers.components.dependants import end_dependants
-from celers.components.parts import delete_chunks, one_part, parts
+from celers.components.parts import delete_chunks, keys_of, one_part, parts
 from celers.components.settling import (
     Locked,
     Tally,
@@ -110,11 +110,11 @@ def archive_some(
         # An administrator may have sent one back to pending.
         locked = [task for task in locked if task.state in FINISHED]
         if locked:
-            ids = [task.id for task in locked]
+            ids = keys_of(task.id for task in locked)
             statements = [
-                sql("maintenance", "purge_dependencies", ids=ids),
-                sql("maintenance", "purge_dependencies_on", ids=ids),
-                sql("settle", "delete_tasks", seqs=[task.seq for task in locked]),
+                sql("maintenance", "purge_dependencies", keys=ids),
+                sql("maintenance", "purge_dependencies_on", keys=ids),
+                sql("settle", "delete_tasks", keys=keys_of(task.seq for task in locked)),
                 *_uncount(locked).statements(component),
             ]
             yield from certain(component, last_packet(statements), locked, _gone)
@@ -130,7 +130,7 @@ def delete_history(component: Component[Any], age: int, chunk: int, *, once: boo
         yield from delete_chunks(
             sql("history", "pick_old", queue_name=component.core.queue_name, age=age, count=chunk),
             chunk,
-            lambda numbers: sql("history", "delete_picked", numbers=numbers),
+            lambda keys: sql("history", "delete_picked", keys=keys),
             lambda numbers: sql("history", "count_picked", numbers=numbers),
             key=read.integer,
             once=once,
@@ -145,7 +145,7 @@ def delete_letters(component: Component[Any], age: int, chunk: int, *, once: boo
         yield from delete_chunks(
             sql("dlq", "pick_old", queue_name=component.core.queue_name, age=age, count=chunk),
             chunk,
-            lambda ids: sql("dlq", "delete_picked", ids=ids),
+            lambda keys: sql("dlq", "delete_picked", keys=keys),
             lambda ids: sql("dlq", "count_picked", ids=ids),
             once=once,
         )
@@ -159,7 +159,7 @@ def delete_results(component: Component[Any], age: int, chunk: int, *, once: boo
         yield from delete_chunks(
             sql("results", "pick_old", queue_name=queue_name, age=age, count=chunk),
             chunk,
-            lambda ids: sql("results", "delete_picked", ids=ids, queue_name=queue_name),
+            lambda keys: sql("results", "delete_picked", keys=keys, queue_name=queue_name),
             lambda ids: sql("results", "count_picked", ids=ids, queue_name=queue_name, age=age),
             once=once,
         )
@@ -195,13 +195,13 @@ def purge_picked(
     tally.completed += counted.completed
     tally.failed += counted.failed
     tally.cancelled += counted.cancelled
-    seqs, ids = [task.seq for task in locked], [task.id for task in locked]
+    seqs, ids = keys_of(task.seq for task in locked), keys_of(task.id for task in locked)
     statements = leave_statements(component, locked)
     # By the keys that stand in the tasks, so while these are there.
-    statements.append(sql("maintenance", "purge_dedup", seqs=seqs, queue_name=core.queue_name))
-    statements.append(sql("settle", "delete_tasks", seqs=seqs))
+    statements.append(sql("maintenance", "purge_dedup", keys=seqs, queue_name=core.queue_name))
+    statements.append(sql("settle", "delete_tasks", keys=seqs))
     for name in ("purge_dependencies", "purge_dependencies_on", "purge_idempotency"):
-        statements.append(sql("maintenance", name, ids=ids))
+        statements.append(sql("maintenance", name, keys=ids))
     statements += tally.statements(component)
     yield from certain(component, last_packet(statements), locked, _gone)
     core.slots.settled(locked)

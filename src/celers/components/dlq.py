@@ -271,7 +271,7 @@ class DeadLetters(Component[M]):
             yield from delete_chunks(
                 pick,
                 PURGE_CHUNK,
-                lambda ids: sql("dlq", "delete_picked", ids=ids),
+                lambda keys: sql("dlq", "delete_picked", keys=keys),
                 lambda ids: sql("dlq", "count_picked", ids=ids),
             )
         )

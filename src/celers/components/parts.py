@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
+from uuid import UUID
 
 from celers import rows as read
 from celers.db.session import KEPT_CHANGING, RESTARTS
 from celers.errors import BrokerConnectionError, BrokerError
 from celers.operation import Packet, Restart, Steps, Undo
 
-__all__ = ["delete_chunks", "found_out", "one_part", "parts"]
+__all__ = ["delete_chunks", "found_out", "keys_of", "one_part", "parts"]
 
 R = TypeVar("R")
 
@@ -84,10 +86,15 @@ def found_out(last: Steps[R], applied: Callable[[], Steps[bool]]) -> Steps[R | N
         return None
 
 
+def keys_of(ids: Iterable[int | UUID]) -> str:
+    """Return numbers, or ids in hex, as the JSON list that a statement joins by JSON_TABLE."""
+    return json.dumps([key.hex if isinstance(key, UUID) else key for key in ids])
+
+
 def delete_chunks(
     pick: bytes,
     size: int,
-    delete: Callable[[list[Any]], bytes],
+    delete: Callable[[str], bytes],
     count: Callable[[list[Any]], bytes],
     *,
     key: Callable[[bytes | None], Any] = read.uuid,
@@ -102,7 +109,8 @@ def delete_chunks(
     size : int
         Rows of a full chunk.
     delete, count : callable
-        Make the statements that delete rows with these ids, and count how many of them are there.
+        Make the statements that delete rows with these ids (as `keys_of` writes them), and that count how many of
+        them are there.
     key : callable
         Reads an id.
     once : bool
@@ -115,7 +123,7 @@ def delete_chunks(
             return 0, False
 
         def last() -> Steps[None]:
-            yield Packet(delete(ids), commit=True)
+            yield Packet(delete(keys_of(ids)), commit=True)
 
         def gone() -> Steps[bool]:
             return not read.integer((yield Packet(count(ids), commit=True))[0].rows[0][0])

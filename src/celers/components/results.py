@@ -237,7 +237,7 @@ class Results(Component[M]):
             yield from delete_chunks(
                 sql("results", "pick_old", queue_name=queue_name, age=age, count=ARCHIVE_CHUNK),
                 ARCHIVE_CHUNK,
-                lambda ids: sql("results", "delete_picked", ids=ids, queue_name=queue_name),
+                lambda keys: sql("results", "delete_picked", keys=keys, queue_name=queue_name),
                 lambda ids: sql("results", "count_picked", ids=ids, queue_name=queue_name, age=age),
             )
         )

@@ -15,7 +15,7 @@ from uuid import UUID
 from celers import rows as read
 from celers.components.base import Component
 from celers.components.history import record_statements
-from celers.components.parts import found_out
+from celers.components.parts import found_out, keys_of
 from celers.model.enums import DbTaskState
 from celers.operation import Packet, Restart, Steps
 from celers.states import DEAD_LETTER
@@ -261,7 +261,7 @@ def leave_statements(component: AnyComponent, tasks: Sequence[Locked]) -> list[b
     if scheduled:
         statements.append(core.sql("settle", "delete_scheduled", keys=json.dumps(scheduled)))
     if blocked:
-        statements.append(core.sql("settle", "delete_blocked", seqs=blocked, queue_id=core.queue_id))
+        statements.append(core.sql("settle", "delete_blocked", keys=keys_of(blocked), queue_id=core.queue_id))
     return statements
 
 
@@ -309,5 +309,5 @@ def dead_letter_statements(component: AnyComponent, tasks: Sequence[Locked], err
         for task in tasks
     ]
     for chunk in chunks([task.seq for task in tasks]):
-        statements.append(core.sql("settle", "delete_tasks", seqs=list(chunk)))
+        statements.append(core.sql("settle", "delete_tasks", keys=keys_of(chunk)))
     return statements

@@ -67,7 +67,9 @@ ORDER BY failed_at, id LIMIT :count FOR UPDATE
 
 -- name: delete_picked
 -- Primary key.
-DELETE d FROM celers_dead_letter_queue d FORCE INDEX (PRIMARY) WHERE d.id IN (:ids)
+DELETE d
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (id CHAR(32) PATH '$')) k
+STRAIGHT_JOIN celers_dead_letter_queue d FORCE INDEX (PRIMARY) WHERE d.id = UNHEX(k.id)
 
 -- name: count_picked
 SELECT COUNT(*) FROM celers_dead_letter_queue FORCE INDEX (PRIMARY) WHERE id IN (:ids)

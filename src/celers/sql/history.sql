@@ -35,7 +35,9 @@ ORDER BY `timestamp` LIMIT :count FOR UPDATE
 
 -- name: delete_picked
 -- Primary key.
-DELETE h FROM celers_task_history h FORCE INDEX (PRIMARY) WHERE h.id IN (:numbers)
+DELETE h
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (id BIGINT UNSIGNED PATH '$')) k
+STRAIGHT_JOIN celers_task_history h FORCE INDEX (PRIMARY) WHERE h.id = k.id
 
 -- name: count_picked
 SELECT COUNT(*) FROM celers_task_history FORCE INDEX (PRIMARY) WHERE id IN (:numbers)

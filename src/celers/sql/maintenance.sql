@@ -130,19 +130,28 @@ LIMIT :count
 SELECT seq, error_message FROM celers_tasks FORCE INDEX (PRIMARY) WHERE seq IN (:seqs)
 
 -- name: purge_dependencies
-DELETE d FROM celers_task_dependencies d FORCE INDEX (uq_dependencies_task_parent) WHERE task_id IN (:ids)
+DELETE d
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (id CHAR(32) PATH '$')) k
+STRAIGHT_JOIN celers_task_dependencies d FORCE INDEX (uq_dependencies_task_parent) WHERE d.task_id = UNHEX(k.id)
 
 -- name: purge_dependencies_on
-DELETE d FROM celers_task_dependencies d FORCE INDEX (idx_dependencies_parent) WHERE parent_task_id IN (:ids)
+DELETE d
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (id CHAR(32) PATH '$')) k
+STRAIGHT_JOIN celers_task_dependencies d FORCE INDEX (idx_dependencies_parent)
+WHERE d.parent_task_id = UNHEX(k.id)
 
 -- name: purge_dedup
 -- Before the tasks go: their own keys lead to the rows, which no index by task does. Primary keys.
-DELETE d FROM celers_tasks t FORCE INDEX (PRIMARY)
+DELETE d
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) k
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) ON t.seq = k.seq
 STRAIGHT_JOIN celers_task_dedup d FORCE INDEX (PRIMARY) ON d.queue_name = :queue_name AND d.dedup_key = t.dedup_key
-WHERE t.seq IN (:seqs) AND d.task_id = t.id
+WHERE d.task_id = t.id
 
 -- name: purge_idempotency
-DELETE i FROM celers_task_idempotency i FORCE INDEX (idx_idempotency_task_id) WHERE task_id IN (:ids)
+DELETE i
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (id CHAR(32) PATH '$')) k
+STRAIGHT_JOIN celers_task_idempotency i FORCE INDEX (idx_idempotency_task_id) WHERE i.task_id = UNHEX(k.id)
 
 -- name: due_queues
 -- The queues of the tasks just promoted, whose idle consumers are rung.

@@ -38,7 +38,10 @@ ORDER BY completed_at LIMIT :count FOR UPDATE
 
 -- name: delete_picked
 -- Primary key.
-DELETE r FROM celers_task_results r FORCE INDEX (PRIMARY) WHERE r.task_id IN (:ids) AND r.queue_name = :queue_name
+DELETE r
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (id CHAR(32) PATH '$')) k
+STRAIGHT_JOIN celers_task_results r FORCE INDEX (PRIMARY)
+WHERE r.task_id = UNHEX(k.id) AND r.queue_name = :queue_name
 
 -- name: count_picked
 -- Those that are there still; a result that was stored anew since is younger.

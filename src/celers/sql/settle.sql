@@ -40,7 +40,9 @@ FROM JSON_TABLE(:keys, '$[*]' COLUMNS (due_at DATETIME(6) PATH '$[0]', seq BIGIN
 STRAIGHT_JOIN celers_scheduled FORCE INDEX (PRIMARY) ON celers_scheduled.due_at = k.due_at AND celers_scheduled.seq = k.seq
 
 -- name: delete_blocked
-DELETE b FROM celers_blocked b FORCE INDEX (PRIMARY) WHERE queue_id = :queue_id AND seq IN (:seqs)
+DELETE b
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) k
+STRAIGHT_JOIN celers_blocked b FORCE INDEX (PRIMARY) WHERE b.queue_id = :queue_id AND b.seq = k.seq
 
 -- name: finish
 -- A locked task reaches a terminal state; an older error text is kept when there is no new one.
@@ -85,7 +87,9 @@ SELECT :dlq_id, id, :queue_name, task_name, payload, payload_encoding, priority,
 FROM celers_tasks WHERE seq = :seq
 
 -- name: delete_tasks
-DELETE t FROM celers_tasks t FORCE INDEX (PRIMARY) WHERE seq IN (:seqs)
+DELETE t
+FROM JSON_TABLE(:keys, '$[*]' COLUMNS (seq BIGINT UNSIGNED PATH '$')) k
+STRAIGHT_JOIN celers_tasks t FORCE INDEX (PRIMARY) WHERE t.seq = k.seq
 
 -- name: find_dead_letter
 -- Did an operation whose outcome was unknown move the task? Key idx_dlq_task_id.
