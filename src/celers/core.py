@@ -18,7 +18,10 @@ from celers.wakeup import Ring, ring_statement, slot_names
 if TYPE_CHECKING:
     from celers.db.server import ServerInfo
 
-__all__ = ["Core", "Delivery", "Slot", "Slots"]
+__all__ = ["ClaimTexts", "Core", "Delivery", "Slot", "Slots"]
+
+ClaimTexts = tuple[bytes, tuple[bytes, ...], tuple[bytes, ...]]
+"""The parts of a claim's packet that stay the same from one claim to the next."""
 
 CLAIM_BYTES = 16 * 1024 * 1024
 FIRST_CLAIM_ROWS = 100
@@ -44,7 +47,7 @@ class Slot:
     A slot makes one claim at a time. `held` maps the `seq` of a delivered, unsettled task to its id and delivery.
     """
 
-    __slots__ = ("consumer_no", "held", "in_doubt", "ring", "unreadable")
+    __slots__ = ("consumer_no", "held", "in_doubt", "ring", "texts", "unreadable")
 
     def __init__(self, consumer_no: int) -> None:
         self.consumer_no = consumer_no
@@ -53,6 +56,8 @@ class Slot:
         self.ring = False
         """The last claim left work behind: another consumer is to be woken."""
         self.held: dict[int, tuple[UUID, int]] = {}
+        self.texts: tuple[tuple[str, int, int, bool], ClaimTexts] | None = None
+        """What the last claim was like, and its texts."""
         self.unreadable: dict[int, str] = {}
         """Held tasks that cannot be decoded, with the reason: each claim tries to move them to the dead letters."""
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+import celers.sql
 from celers import (
     DbTaskState,
     InvalidStateTransitionError,
@@ -59,6 +60,18 @@ def test_a_lease_holds_what_was_claimed_and_is_pruned_by_the_next_claim(broker, 
     (third,) = broker.dequeue_batch(1)
     assert lease(tables, consumer_no) == {seq(first[2]), seq(third)}
     tables.check(broker)
+
+
+@pytest.mark.spec("CORE-08", "CORE-09")
+def test_a_claim_whose_ready_row_is_not_taken_starts_nothing(broker, tables, monkeypatch):
+    """As when KILL QUERY meets the DELETE, which MariaDB then passes over: the claim is made by its other form."""
+    task_id = fill(broker, 1)[0]
+    statements = vars(celers.sql)["_topic"]("consumer", "celers_")
+    monkeypatch.setitem(statements, "take_one", ((b"DELETE FROM celers_ready WHERE seq = 0",), ()))
+    message = broker.dequeue()
+    assert (message.task_id, parse_receipt(message.receipt_handle)[2]) == (task_id, 1)
+    assert tables.value("SELECT COUNT(*) FROM celers_ready") == 0
+    assert broker.dequeue() is None
 
 
 @pytest.mark.spec("CORE-15", "MAINT-05")

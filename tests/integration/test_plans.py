@@ -46,6 +46,7 @@ KEYS = {
     **dict.fromkeys([("maintenance", "purge_dedup"), ("history", "delete_picked")], json.dumps(SEQS)),
 }
 VALUES = {
+    "acked": 0,
     "after": 0,
     "age": 1000,
     "any_age": False,
@@ -96,6 +97,7 @@ VALUES = {
     "retried": 1,
     "seq": SEQS[0],
     "since": 1_000_000,
+    "so_far": 0,
     "seqs": SEQS,
     "skip": 0,
     "sort_rank": 0,

@@ -67,8 +67,8 @@ def test_the_architecture_shows_statements_that_are_sent():
     for head in (
         "0 * (9223372036854775807 + queue.draining)",
         "SELECT 9223372036854775807 + (ROW_COUNT() <> ",
-        "SELECT 9223372036854775807 + (COUNT(*) <> 1) INTO @celers_guard",
-        "SELECT paused INTO @celers_paused FROM celers_queues",
+        "SELECT 9223372036854775807 + (COUNT(*) <> 1), (SELECT paused FROM celers_queues WHERE ",
+        "INTO @celers_guard, @celers_paused",
         "INTO @celers_keys, @celers_seqs",
         "FOR UPDATE SKIP LOCKED) picked",
         "DELETE celers_ready FROM JSON_TABLE(@celers_keys",

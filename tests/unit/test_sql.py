@@ -117,8 +117,9 @@ SINGLE_TABLE = re.compile(rb"DELETE FROM|UPDATE \w+( (?!SET)\w+)?( FORCE INDEX \
 
 # Single-table forms that may change nothing without an error, and who notices it.
 NOTICED = {
+    ("consumer", "take_one"): "start_one starts nothing then",
     ("consumer", "start_one"): "lease_one stops the packet",
-    ("consumer", "ack_many"): "the caller compares the number and looks closer; count_acked counts what it changed",
+    ("consumer", "ack_many"): "the caller compares the number and looks closer; what it changed is counted behind it",
     ("limits", "forget_hits"): "the next call deletes them",
     ("migrations", "forget"): "the next run of the migration writes over it",
 }

@@ -191,7 +191,7 @@ def ack_items(component: Component[Any], items: Sequence[Item], *, all_or_nothin
 
 
 def own_statements(
-    component: Component[Any], consumer_no: int, deliveries: int, items: Sequence[Item], *, least: int = 0
+    component: Component[Any], consumer_no: int, deliveries: int, items: Sequence[Item], count: bytes = b""
 ) -> list[bytes]:
     """Acknowledge tasks of one consumer of this process.
 
@@ -199,8 +199,9 @@ def own_statements(
 
     Parameters
     ----------
-    least : int
-        Error 1690 stops the packet when fewer tasks were completed. 0 needs the consumer's row to be locked already.
+    count : bytes
+        The statement that counts what was changed, where the consumer's row is locked already. Without it the packet
+        is stopped by error 1690 when nothing was.
     """
     core = component.core
     seqs = [item.receipt[0] for item in items if item.receipt is not None]
@@ -213,7 +214,7 @@ def own_statements(
             deliveries=deliveries,
             queue_id=core.queue_id,
         ),
-        core.sql("consumer", "count_acked", consumer_no=consumer_no, queue_id=core.queue_id, least=least),
+        count or core.sql("consumer", "count_acked", consumer_no=consumer_no, queue_id=core.queue_id),
         *result_statements(component, [item for item in items if item.outcome is not None]),
     ]
 
@@ -222,7 +223,7 @@ def _ack_own(component: Component[Any], consumer_no: int, deliveries: int, items
     """Acknowledge tasks of one consumer of this process in one packet; False when some need a closer look."""
     behind = sample(component, len(items))
     try:
-        statements = own_statements(component, consumer_no, deliveries, items, least=1)
+        statements = own_statements(component, consumer_no, deliveries, items)
         results = yield from _send(component, statements, behind)
     except BrokerError as error:
         if not error.outcome_unknown and error.errno != OUT_OF_RANGE:

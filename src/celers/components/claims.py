@@ -25,21 +25,24 @@ from celers.components.settling import (
     lock_by_seq,
 )
 from celers.components.throughput import sample, sampled
-from celers.core import Core, Slot
+from celers.core import ClaimTexts, Core, Slot
 from celers.db.driver import Result
 from celers.errors import BrokerConnectionError, CelersError, DeserializationError
 from celers.hooks import after, before
 from celers.model.enums import DbTaskState, TaskHook
 from celers.model.task import BrokerMessage, SerializedTask, TaskMetadata
 from celers.operation import Packet, Restart, Steps
+from celers.sql import Raw
 from celers.wakeup import PARK_SECS, ring_statement
 from celers_fast.rows import decode_claims
 
-__all__ = ["Settlement", "claim"]
+__all__ = ["ACKED", "Settlement", "claim"]
 
 logger = logging.getLogger("celers.consumer")
 
 TYPES = (TaskMetadata, SerializedTask, BrokerMessage, DeserializationError)
+ACKED = Raw(b"@celers_acked")
+"""How many tasks the statements of a `Settlement` have acknowledged, by `note_acked` behind each of them."""
 PROMOTE_ROWS = 1000
 BAD_ROWS_PER_CALL = 10
 
@@ -162,31 +165,28 @@ def _claim_once(
     core = component.core
     queue_id, consumer_no = core.queue_id, slot.consumer_no
     sql = core.sql
-    promote = core.promotion_is_due()
-    statements = [sql("consumer", "guard_alive", consumer_no=consumer_no, queue_id=queue_id)]
+    form = form or ("one" if count == 1 else "many")
+    waking = core.was_idle and core.wake_up
+    guard, take, read_back = _texts(component, slot, form, count, worker_no, waking)
+    statements = [guard]
     behind: tuple[bytes, ...] = ()
+    acked: int | Raw = 0
     if settlement is not None:
         statements += settlement.statements(component, slot)
         if settlement.count:
+            acked = ACKED
             behind = sample(component, settlement.count)
-    statements.append(sql("consumer", "read_paused", queue_id=queue_id))
-    if promote:
+    if core.promotion_is_due():
         statements += [
             sql("consumer", "due_keys", queue_id=queue_id, count=PROMOTE_ROWS),
             sql("consumer", "due_insert", queue_id=queue_id),
             sql("consumer", "due_delete"),
         ]
-    form = form or ("one" if count == 1 else "many")
-    waking = core.was_idle and core.wake_up
     held = _raw(slot.held_text())
     statements += [
-        sql("consumer", f"pick_{form}", queue_id=queue_id, count=count),
-        sql("consumer", f"take_{form}", queue_id=queue_id),
-        sql("consumer", f"start_{form}", consumer_no=consumer_no, worker_no=worker_no),
-        *started_statements(core, form, consumer_no),
-        sql("consumer", f"lease_{form}", held=held, consumer_no=consumer_no, queue_id=queue_id),
-        sql("consumer", f"read_{form}", consumer_no=consumer_no),
-        sql("consumer", "next_due_and_left" if waking else "next_due", queue_id=queue_id),
+        *take,
+        sql("consumer", f"lease_{form}", held=held, consumer_no=consumer_no, queue_id=queue_id, acked=acked),
+        *read_back,
     ]
     # Whatever keeps us from seeing the end, an interrupt of this process included: the next claim looks first.
     slot.in_doubt = True
@@ -216,6 +216,27 @@ def _claim_once(
     if waking and rows:
         slot.ring = _leaves_behind(core, left=read.flag(results[-1].rows[0][1]))
     return rows
+
+
+def _texts(component: Component[Any], slot: Slot, form: str, count: int, worker_no: int, waking: bool) -> ClaimTexts:
+    """Return what claims like the last one of this slot have in common: the guard, the taking, what is read of it."""
+    key = (form, count, worker_no, waking)
+    if slot.texts is None or slot.texts[0] != key:
+        core = component.core
+        sql, queue_id, consumer_no = core.sql, core.queue_id, slot.consumer_no
+        take = (
+            sql("consumer", f"pick_{form}", queue_id=queue_id, count=count),
+            sql("consumer", f"take_{form}", queue_id=queue_id),
+            sql("consumer", f"start_{form}", consumer_no=consumer_no, worker_no=worker_no),
+            *started_statements(core, form, consumer_no),
+        )
+        read_back = (
+            sql("consumer", f"read_{form}", consumer_no=consumer_no),
+            sql("consumer", "next_due_and_left" if waking else "next_due", queue_id=queue_id),
+        )
+        guard = sql("consumer", "guard_alive", consumer_no=consumer_no, queue_id=queue_id)
+        slot.texts = (key, (guard, take, read_back))
+    return slot.texts[1]
 
 
 def _leaves_behind(core: Core, *, left: bool) -> bool:

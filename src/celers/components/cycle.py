@@ -11,7 +11,7 @@ from typing import Any
 
 from celers.components.acks import FRAME_BYTES, Item, ack_items, own_statements
 from celers.components.base import Component
-from celers.components.claims import claim
+from celers.components.claims import ACKED, claim
 from celers.core import Slot
 from celers.db.driver import Result
 from celers.errors import BrokerError
@@ -48,14 +48,16 @@ class _Fused:
                     else:
                         own[number] = [item]
         statements: list[bytes] = []
+        note = component.core.sql("consumer", "note_acked", so_far=0)
         room = component.core.packet_bytes - FRAME_BYTES
         for deliveries, items in own.items():
-            group = own_statements(component, slot.consumer_no, deliveries, items)
+            group = own_statements(component, slot.consumer_no, deliveries, items, note)
             room -= sum(len(text) + 1 for text in group)
             if room < 0:
                 break
             self._groups.append((1 + len(statements), items))
             statements += group
+            note = component.core.sql("consumer", "note_acked", so_far=ACKED)
         return statements
 
     @property

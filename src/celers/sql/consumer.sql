@@ -4,12 +4,11 @@ INSERT INTO celers_consumers (queue_id, worker_no, lease, lease_secs, heartbeat_
 VALUES (:queue_id, :worker_no, '[]', :lease_secs, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6))
 
 -- name: guard_alive
--- Locks the consumer's own row first; stops the packet with error 1690 when it was declared dead and removed.
-SELECT 9223372036854775807 + (COUNT(*) <> 1) INTO @celers_guard
+-- Locks the consumer's own row first; stops the packet with error 1690 when it was declared dead and removed. Is the
+-- queue paused?
+SELECT 9223372036854775807 + (COUNT(*) <> 1), (SELECT paused FROM celers_queues WHERE queue_id = :queue_id)
+INTO @celers_guard, @celers_paused
 FROM (SELECT 1 FROM celers_consumers WHERE consumer_no = :consumer_no AND queue_id = :queue_id FOR UPDATE) own
-
--- name: read_paused
-SELECT paused INTO @celers_paused FROM celers_queues WHERE queue_id = :queue_id
 
 -- name: due_keys
 -- The next due tasks. Key idx_scheduled_queue in order; rows that another consumer promotes are skipped.
@@ -49,12 +48,12 @@ SET t.state = 'processing', t.started_at = UTC_TIMESTAMP(6), t.consumer_no = :co
 WHERE t.state = 'pending'
 
 -- name: lease_many
--- What the consumer held before and what it took now; written only when something was taken or a beat is due.
--- The row is there: guard_alive has locked it.
-INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at)
+-- What the consumer held before and what it took now; written only when something was taken or a beat is due. And how
+-- many tasks the same packet has acknowledged. The row is there: guard_alive has locked it.
+INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at, completed)
 VALUES (:consumer_no, :queue_id, CONCAT('[[', :held, '],', IFNULL(@celers_seqs, '[]'), ']'), 0, UTC_TIMESTAMP(6),
-  UTC_TIMESTAMP(6))
-ON DUPLICATE KEY UPDATE
+  UTC_TIMESTAMP(6), :acked)
+ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), completions = completions + VALUES(completed),
   lease = IF(@celers_seqs IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND, VALUES(lease), lease),
   heartbeat_at = IF(@celers_seqs IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND,
     VALUES(heartbeat_at), heartbeat_at)
@@ -74,23 +73,23 @@ FROM (SELECT sort_rank, seq FROM celers_ready FORCE INDEX (PRIMARY) WHERE queue_
       ORDER BY sort_rank, seq LIMIT 1 FOR UPDATE SKIP LOCKED) picked
 
 -- name: take_one
-DELETE r FROM celers_ready r FORCE INDEX (PRIMARY)
-WHERE r.queue_id = :queue_id AND r.sort_rank = @celers_rank AND r.seq = @celers_seq
+-- That it took the task is asked by start_one.
+DELETE FROM celers_ready WHERE queue_id = :queue_id AND sort_rank = @celers_rank AND seq = @celers_seq
 
 -- name: start_one
--- That it started the task is asked by lease_one.
+-- Nothing, unless take_one has taken one row. That it started the task is asked by lease_one.
 UPDATE celers_tasks
 SET state = 'processing', started_at = UTC_TIMESTAMP(6), consumer_no = :consumer_no, worker_no = :worker_no,
     deliveries = deliveries + 1
-WHERE seq = @celers_seq AND state = 'pending'
+WHERE seq = @celers_seq AND state = 'pending' AND ROW_COUNT() = 1
 
 -- name: lease_one
 -- As lease_many; stops the packet with 1690 when a task was picked and the statement before did not change one row.
-INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at)
+INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at, completed)
 VALUES (:consumer_no, :queue_id, CONCAT('[[', :held, '],[', IFNULL(@celers_seq, ''), ']]'),
   9223372036854775807 + (@celers_seq IS NOT NULL AND ROW_COUNT() <> 1) - 9223372036854775807, UTC_TIMESTAMP(6),
-  UTC_TIMESTAMP(6))
-ON DUPLICATE KEY UPDATE
+  UTC_TIMESTAMP(6), :acked)
+ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), completions = completions + VALUES(completed),
   lease = IF(@celers_seq IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND, VALUES(lease), lease),
   heartbeat_at = IF(@celers_seq IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND,
     VALUES(heartbeat_at), heartbeat_at)
@@ -135,13 +134,17 @@ WHERE seq IN (:seqs) AND state = 'processing' AND consumer_no = :consumer_no AND
 
 -- name: count_acked
 -- In the packet of ack_many: counts what it changed on the consumer's own row, which is there when it changed any.
--- Fewer than `least` stop the packet with 1690, out of range. MariaDB goes on with a packet whose client is gone, and
+-- None stops the packet with 1690, out of range. MariaDB goes on with a packet whose client is gone, and
 -- ROW_COUNT() is -1 then.
 INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at, completed)
 VALUES (:consumer_no, :queue_id, '[]', 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6),
-  IF(ROW_COUNT() < :least, 9223372036854775807 + (:least - ROW_COUNT()), ROW_COUNT()))
+  IF(ROW_COUNT() < 1, 9223372036854775807 + (1 - ROW_COUNT()), ROW_COUNT()))
 ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), heartbeat_at = VALUES(heartbeat_at),
   completions = completions + VALUES(completed)
+
+-- name: note_acked
+-- As count_acked, where the claim's lease in the same packet counts. `so_far`: what other groups have acknowledged.
+SELECT :so_far + IF(ROW_COUNT() < 0, 9223372036854775807 - ROW_COUNT(), ROW_COUNT()) INTO @celers_acked
 
 -- name: beat
 UPDATE celers_consumers c FORCE INDEX (PRIMARY) STRAIGHT_JOIN (SELECT 1) one SET c.heartbeat_at = UTC_TIMESTAMP(6)
