@@ -53,10 +53,11 @@ WHERE t.state = 'pending'
 INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbeat_at, started_at, completed)
 VALUES (:consumer_no, :queue_id, CONCAT('[[', :held, '],', IFNULL(@celers_seqs, '[]'), ']'), 0, UTC_TIMESTAMP(6),
   UTC_TIMESTAMP(6), :acked)
-ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), completions = completions + VALUES(completed),
+ON DUPLICATE KEY UPDATE
   lease = IF(@celers_seqs IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND, VALUES(lease), lease),
   heartbeat_at = IF(@celers_seqs IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND,
-    VALUES(heartbeat_at), heartbeat_at)
+    VALUES(heartbeat_at), heartbeat_at),
+  completed = completed + VALUES(completed), completions = completions + VALUES(completed)
 
 -- name: read_many
 SELECT t.seq, t.id, t.task_name, t.payload, t.payload_encoding, t.priority, t.retry_count, t.max_retries,
@@ -89,10 +90,11 @@ INSERT INTO celers_consumers (consumer_no, queue_id, lease, lease_secs, heartbea
 VALUES (:consumer_no, :queue_id, CONCAT('[[', :held, '],[', IFNULL(@celers_seq, ''), ']]'),
   9223372036854775807 + (@celers_seq IS NOT NULL AND ROW_COUNT() <> 1) - 9223372036854775807, UTC_TIMESTAMP(6),
   UTC_TIMESTAMP(6), :acked)
-ON DUPLICATE KEY UPDATE completed = completed + VALUES(completed), completions = completions + VALUES(completed),
+ON DUPLICATE KEY UPDATE
   lease = IF(@celers_seq IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND, VALUES(lease), lease),
   heartbeat_at = IF(@celers_seq IS NOT NULL OR heartbeat_at < UTC_TIMESTAMP(6) - INTERVAL 1 SECOND,
-    VALUES(heartbeat_at), heartbeat_at)
+    VALUES(heartbeat_at), heartbeat_at),
+  completed = completed + VALUES(completed), completions = completions + VALUES(completed)
 
 -- name: read_one
 SELECT seq, id, task_name, payload, payload_encoding, priority, retry_count, max_retries,
