@@ -112,14 +112,15 @@ class Item:
 
 def check_items(pairs: Sequence[tuple[Any, Any]]) -> list[Item]:
     """Check ids and handles; a task named twice is handled once."""
-    items: dict[UUID, Item] = {}
+    items: dict[int, Item] = {}  # by numbers: a UUID is hashed by Python code
     for task_id, handle in pairs:
         key = validate.task_id(task_id)
         if handle is not None and not isinstance(handle, str):
             raise ValidationError(
                 f"receipt_handle must be text or None, not {type(handle).__name__}", parameter="receipt_handle"
             )
-        items.setdefault(key, Item(key, handle, None if handle is None else parse_receipt(handle)))
+        if key.int not in items:
+            items[key.int] = Item(key, handle, None if handle is None else parse_receipt(handle))
     return list(items.values())
 
 

@@ -212,7 +212,7 @@ def _claim_once(
     rows = results[-2].rows
     core.was_idle = not rows
     core.due_in(read.integer_or_none(results[-1].rows[0][0]))
-    core.claimed(len(rows), sum(len(row[3] or b"") + len(row[15] or b"") + 200 for row in rows))
+    core.claimed(len(rows), sum([len(row[3] or b"") + len(row[15] or b"") + 200 for row in rows]))
     if waking and rows:
         slot.ring = _leaves_behind(core, left=read.flag(results[-1].rows[0][1]))
     return rows

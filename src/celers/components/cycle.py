@@ -48,16 +48,15 @@ class _Fused:
                     else:
                         own[number] = [item]
         statements: list[bytes] = []
-        note = component.core.sql("consumer", "note_acked", so_far=0)
         room = component.core.packet_bytes - FRAME_BYTES
         for deliveries, items in own.items():
+            note = component.core.sql("consumer", "note_acked", so_far=ACKED if statements else 0)
             group = own_statements(component, slot.consumer_no, deliveries, items, note)
             room -= sum(len(text) + 1 for text in group)
             if room < 0:
                 break
             self._groups.append((1 + len(statements), items))
             statements += group
-            note = component.core.sql("consumer", "note_acked", so_far=ACKED)
         return statements
 
     @property

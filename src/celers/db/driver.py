@@ -42,20 +42,21 @@ _LATEST_ONLY = b"SET STATEMENT " + LATEST + b" FOR "
 _READS_AND_WRITES = (b"SELECT", b"INSERT", b"UPDATE", b"DELETE")
 
 _OK_EMPTY: tuple[Row, ...] = ()
+_tuple = tuple.__new__  # what the constructor of a named tuple calls, by Python code
 _NO_NUMBER = (0, 2000)
 
 
 def _collect(raw: Any, count: int) -> list[Result]:
     """Read the results of a packet that was just sent."""
     results: list[Result] = []
+    add = results.append
     try:
         while True:
-            result = _store(raw)
-            if result is None:
-                results.append(Result(_OK_EMPTY, raw.affected_rows(), raw.insert_id()))
+            if raw.field_count():
+                rows = _mysql.result(raw, 0, {}).fetch_row(0)
+                add(_tuple(Result, (rows, len(rows), 0)))
             else:
-                rows = result.fetch_row(0)
-                results.append(Result(rows, len(rows), 0))
+                add(_tuple(Result, (_OK_EMPTY, raw.affected_rows(), raw.insert_id())))
             if raw.next_result() == -1:
                 break
     except _exceptions.MySQLError as error:
