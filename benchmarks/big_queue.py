@@ -184,8 +184,19 @@ def reads(broker: MysqlBroker) -> dict[str, Callable[[], Any]]:
     return calls
 
 
-def median_ms(call: Callable[[], Any], rounds: int, longest_secs: float) -> float:
-    """Return the median time of a call in ms: of `rounds` calls or as many as there is time for."""
+def loop_ms() -> float:
+    """Return the processor time in ms of a loop that is always the same: how fast the processor runs now."""
+    started = time.thread_time()
+    for _ in range(50_000):
+        pass
+    return (time.thread_time() - started) * 1000
+
+
+def median_ms(call: Callable[[], Any], rounds: int, longest_secs: float, loops: list[float]) -> float:
+    """Return the median time of a call in ms: of `rounds` calls or as many as there is time for.
+
+    A loop of constant work runs after each call; its times are added to `loops`.
+    """
     call()
     times: list[float] = []
     ends = time.monotonic() + longest_secs
@@ -193,6 +204,7 @@ def median_ms(call: Callable[[], Any], rounds: int, longest_secs: float) -> floa
         started = time.perf_counter()
         call()
         times.append((time.perf_counter() - started) * 1000)
+        loops.append(loop_ms())
     return statistics.median(times)
 
 
@@ -235,15 +247,23 @@ def measure(url: str, options: argparse.Namespace) -> tuple[str, dict[str, tuple
         broker.migrate(reporting_indexes=False)
         wanted = [name for name in reads(broker) if not options.only or any(part in name for part in options.only)]
         calls = reads(broker)
-        without = {name: median_ms(calls[name], options.rounds, options.secs) for name in wanted}
+        loops: list[float] = []
+        without = {name: median_ms(calls[name], options.rounds, options.secs, loops) for name in wanted}
         having: dict[str, float] = {}
         if not options.no_indexes:
             broker.migrate(reporting_indexes=True)
             raw.query("ANALYZE TABLE celers_tasks")
             raw.store_result()
-            having = {name: median_ms(calls[name], options.rounds, options.secs) for name in wanted}
+            having = {name: median_ms(calls[name], options.rounds, options.secs, loops) for name in wanted}
             broker.migrate(reporting_indexes=False)
         raw.close()
+        tenths = statistics.quantiles(loops, n=10)
+        print(
+            f"  a loop of constant work beside the calls: tenth {tenths[0]:.2f}, median {tenths[4]:.2f},"
+            f" ninth tenth {tenths[8]:.2f} ms of processor time",
+            file=sys.stderr,
+            flush=True,
+        )
         return broker.server_version, {name: (without[name], having.get(name)) for name in wanted}
 
 
