@@ -59,19 +59,22 @@ class Gate:
         self.reached = threading.Event()
         self.open = threading.Event()
         self.left = times
-        original = Connection.run
 
-        def held(connection, text, count, needed=None):
-            matches = self.left > 0 and all(word in text for word in words)
-            if matches:
-                self.left -= 1
-            results = original(connection, text, count, needed) if after or not matches else None
-            if matches:
-                self.reached.set()
-                assert self.open.wait(20)
-            return results if results is not None else original(connection, text, count, needed)
+        def gated(original):
+            def held(connection, text, count, needed=None):
+                matches = self.left > 0 and all(word in text for word in words)
+                if matches:
+                    self.left -= 1
+                results = original(connection, text, count, needed) if after or not matches else None
+                if matches:
+                    self.reached.set()
+                    assert self.open.wait(20)
+                return results if after or not matches else original(connection, text, count, needed)
 
-        monkeypatch.setattr(Connection, "run", held)
+            return held
+
+        for name in ("run", "push"):
+            monkeypatch.setattr(Connection, name, gated(getattr(Connection, name)))
 
     async def arrival(self):
         while not self.reached.is_set():
@@ -321,7 +324,7 @@ def test_who_is_cancelled_while_waiting_passes_its_turn_on(database_url):
             first, second = asyncio.create_task(pool.acquire()), asyncio.create_task(pool.acquire())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            assert len(pool._waiters) == 2
+            assert len(pool._line) == 2
             pool.release(held)
             first.cancel()  # it has been given the connection already
             assert await second is held
@@ -514,7 +517,7 @@ def test_closing_refuses_those_who_wait_for_a_connection(database_url):
         await broker.queue_size()
         held = await broker._pool.acquire()
         call = asyncio.create_task(broker.queue_size())
-        while not broker._pool._waiters:
+        while not broker._pool._line:
             await asyncio.sleep(0)
         closing = asyncio.create_task(broker.close())
         with pytest.raises(BrokerError, match="closed"):

@@ -24,7 +24,7 @@ from celers.operation import QueueUnknown, repeatable
 if TYPE_CHECKING:
     from celers.components.base import Component
     from celers.core import Core
-    from celers.db.lines import Job, ThreadConnection
+    from celers.db.lines import Job, Single, ThreadConnection
     from celers.operation import Once, Operation, Steps, Stream
 
 __all__ = ["AsyncPool", "AsyncRunner"]
@@ -57,8 +57,7 @@ class AsyncRunner:
             if self.closed:
                 raise closed_error()
             if prepare is not None and (once := prepare(*args, **kwargs)) is not None:
-                session = Session()
-                return await self._loop(drive_once(once, session, self.core.ring), session, None)
+                return await self.run_once(once)
             if kwargs.get("connection") is not None:
                 raise ValidationError(
                     "connection= takes a blocking MySQLdb connection: use MysqlBroker on the thread that owns it",
@@ -143,6 +142,44 @@ class AsyncRunner:
         requests = drive(make, kind, session, repeat_unknown=repeat_unknown, ring=self.core.ring)
         return await self._loop(requests, session, undo)
 
+    async def run_once(self, once: Once[R]) -> R:
+        """Have an operation's only packet sent; when it fails, all goes on as if `drive` had sent it."""
+        single = self.pool.single(once, self.core.ring)
+        if single is None:
+            session = Session()
+            return await self._loop(drive_once(once, session, self.core.ring), session, None)
+        try:
+            if await single:
+                self.pool.note(single)
+                return once.result
+        except asyncio.CancelledError:
+            if single.take():
+                pass  # it never left; whoever finds it in the line passes it over
+            elif single.is_over and single.answer is False:
+                if single.error is None:
+                    self.pool.give_up_place()
+            else:
+                self._outlive(self._after(once, single))
+            raise
+        except DriverError:
+            pass
+        return await self._after(once, single)
+
+    async def _after(self, once: Once[R], single: Single) -> R:
+        """Go on where a single has failed, or was not sent."""
+        session = Session()
+        try:
+            if await single:
+                return once.result
+            session.connection = await self.pool.acquire(has_place=True)
+            requests = drive_once(once, session, self.core.ring)
+        except DriverError as error:
+            session.connection, single.connection = single.connection, None
+            rest = drive(once.again, "transaction", session, ring=self.core.ring, failed=error)
+            await self._loop(rest, session, None, sent=True)
+            return once.result
+        return await self._loop(requests, session, None)
+
     async def _loop(
         self,
         requests: Generator[Request, Any, R],
@@ -150,6 +187,8 @@ class AsyncRunner:
         undo: Callable[[R], Coroutine[Any, Any, object]] | None,
         request: Request | None = None,
         pending: Job | None = None,
+        *,
+        sent: bool = False,
     ) -> R:
         """Fulfil the requests of one operation.
 
@@ -157,9 +196,11 @@ class AsyncRunner:
         ----------
         request, pending
             Of an operation whose caller was cancelled: where to go on. It is not given up any more.
+        sent
+            A packet of it was sent already, so that it runs to its end.
         """
         adopted = request is not None
-        handed_over = sent = False
+        handed_over = False
         answer: Any = None
         failure: BaseException | None = None
         try:
@@ -228,11 +269,15 @@ class AsyncRunner:
             if undo is not None and result:
                 await undo(result)
 
-        task = asyncio.get_running_loop().create_task(finish(), name="celers-cancelled-operation")
+        self._outlive(finish())
+
+    def _outlive(self, rest: Coroutine[Any, Any, Any]) -> None:
+        """Run the rest of an operation whose caller was cancelled."""
+        task = asyncio.get_running_loop().create_task(rest, name="celers-cancelled-operation")
         self.pool.tasks.add(task)
         task.add_done_callback(self._finished)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[Any]) -> None:
         self.pool.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The caller is gone; the operation has rolled back what it could not finish.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from celers import forks
 from celers.db.driver import SLOW_SECS, DriverError
-from celers.db.lines import Mail, ThreadConnection
+from celers.db.lines import Mail, Shift, Single, ThreadConnection
 from celers.db.pool import Counters, closed_error
 from celers.errors import BrokerError
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from celers.core import Core
     from celers.db.url import ConnectOptions
     from celers.model.config import PoolConfig
+    from celers.operation import Once
+    from celers.wakeup import Ring
 
 __all__ = ["AsyncPool"]
 
@@ -35,7 +38,9 @@ class AsyncPool(Counters):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mail: Mail | None = None
         self._in_child = False
-        self._waiters: deque[asyncio.Future[ThreadConnection | None]] = deque()
+        self._line: deque[asyncio.Future[ThreadConnection | None] | Single] = deque()
+        """Who waits for a connection; threads take their next single from it."""
+        self._sweep: asyncio.TimerHandle | None = None
         self._leaving: dict[asyncio.Future[None], ThreadConnection] = {}
         self._slow: set[ThreadConnection] = set()
         self._used: set[ThreadConnection] = set()
@@ -71,11 +76,11 @@ class AsyncPool(Counters):
             raise BrokerError("an AsyncMysqlBroker belongs to the event loop that used it first: make one per loop")
         return loop
 
-    async def acquire(self, most_secs: float | None = None) -> ThreadConnection:
-        """Take a connection; see `Pool.acquire`."""
+    async def acquire(self, most_secs: float | None = None, *, has_place: bool = False) -> ThreadConnection:
+        """Take a connection; see `Pool.acquire`. With a place, open one."""
         loop = self._check()
         started = time.monotonic()
-        connection = await self._take(loop, most_secs)
+        connection = None if has_place else await self._take(loop, most_secs)
         try:
             while connection is not None:
                 now = time.monotonic()
@@ -101,22 +106,21 @@ class AsyncPool(Counters):
 
     async def _take(self, loop: asyncio.AbstractEventLoop, most_secs: float | None) -> ThreadConnection | None:
         """Take a free connection, or None and the right to open one."""
-        if not self._waiters:
+        if not self._line:
             if self._idle:
                 return cast(ThreadConnection, self._idle.pop())
             if self._size < self.config.max_connections:
                 self._size += 1
                 return None
         waiter: asyncio.Future[ThreadConnection | None] = loop.create_future()
-        self._waiters.append(waiter)
+        self._line.append(waiter)
         started = time.monotonic()
         timer = loop.call_later(secs := self._acquire_secs(most_secs), self._give_up, waiter, secs)
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+                self._drop(waiter)
             elif waiter.exception() is None:
                 # What was given meanwhile goes to the next in line.
                 given = waiter.result()
@@ -131,16 +135,82 @@ class AsyncPool(Counters):
 
     def _give_up(self, waiter: asyncio.Future[ThreadConnection | None], secs: float) -> None:
         if not waiter.done():
-            self._waiters.remove(waiter)
+            self._drop(waiter)
             waiter.set_exception(self._timeout(secs))
 
-    def _next_waiter(self) -> asyncio.Future[ThreadConnection | None] | None:
+    def _drop(self, waiter: asyncio.Future[ThreadConnection | None]) -> None:
+        """Take it out of the line, unless a thread that is to bring it a connection has done so."""
+        with contextlib.suppress(ValueError):
+            self._line.remove(waiter)
+
+    def _next(self) -> asyncio.Future[ThreadConnection | None] | Single | None:
         """Take the first in line who still waits; one that is being cancelled has not left the line yet."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                return waiter
-        return None
+        while True:
+            try:
+                entry = self._line.popleft()
+            except IndexError:
+                return None
+            if entry.take() if isinstance(entry, Single) else not entry.done():
+                return entry
+
+    def single(self, once: Once[Any], ring: Ring | None) -> Single | None:
+        """Have a packet sent by the next free connection; None when a connection must be opened or asked first."""
+        loop = self._check()
+        now = time.monotonic()
+        single = Single(once, ring, loop, now)
+        if self._line or not self._idle:
+            if self._size < self.config.max_connections:
+                return None
+            self._line.append(single)
+            if self._sweep is None:
+                self._sweep = loop.call_later(self.config.acquire_timeout_secs, self._give_up_singles)
+            return single
+        connection = self._idle[-1]
+        if self._expired(connection.created_at, connection.last_used, now) or self._doubtful(connection.last_used, now):
+            return None
+        self._idle.pop()
+        self._used.add(connection)
+        single.take()
+        self._begin(connection, single)
+        return single
+
+    def note(self, single: Single) -> None:
+        """Count the wait of a single that was sent."""
+        secs = max(0.0, single.started_at - single.queued_at)
+        self._recent.append(secs)
+        if secs:
+            self._waited(secs)
+
+    def _begin(self, connection: ThreadConnection, single: Single) -> None:
+        connection.begin(Shift(connection, single, self._line, self._most_age, self._end))
+
+    def _end(self, connection: ThreadConnection | None, waiter: asyncio.Future[ThreadConnection | None] | None) -> None:
+        """Take a connection back whose thread has sent singles; without it, the caller of a failed one has it."""
+        if connection is None:
+            return
+        if waiter is None or waiter.done():
+            self.release(connection)
+        elif self._closed:
+            waiter.set_exception(closed_error())
+            self.release(connection)
+        else:
+            self._used.discard(connection)
+            waiter.set_result(connection)
+
+    def _give_up_singles(self) -> None:
+        """Refuse those that have waited for too long; one timer serves all."""
+        secs = float(self.config.acquire_timeout_secs)
+        now = time.monotonic()
+        self._sweep = None
+        for entry in self._line.copy():
+            if isinstance(entry, Single) and entry.token:
+                left = entry.queued_at + secs - now
+                if left > 0:
+                    self._sweep = asyncio.get_running_loop().call_later(left, self._give_up_singles)
+                    return
+                if entry.take():
+                    self._waited(now - entry.queued_at)
+                    entry.refuse(self._timeout(secs))
 
     async def _open(
         self, loop: asyncio.AbstractEventLoop, read_timeout: float | None = None, single: bool = False
@@ -168,11 +238,17 @@ class AsyncPool(Counters):
 
     def _yield_place(self) -> None:
         """Give up the right to one connection; the first in line may open one."""
-        waiter = self._next_waiter()
-        if waiter is not None:
-            waiter.set_result(None)
-        else:
+        entry = self._next()
+        if entry is None:
             self._size -= 1
+        elif isinstance(entry, Single):
+            entry.refuse()
+        else:
+            entry.set_result(None)
+
+    def give_up_place(self) -> None:
+        """Pass on the place of a single whose caller went away."""
+        self._yield_place()
 
     def _retire(self, connection: ThreadConnection) -> None:
         """Let a connection's thread close it and end."""
@@ -194,13 +270,16 @@ class AsyncPool(Counters):
         if self._closed or connection.broken or self._expired(connection.created_at, connection.last_used, now):
             self._retire(connection)
             self._yield_place()
-        elif (waiter := self._next_waiter()) is not None:
-            waiter.set_result(connection)
-        else:
+        elif (entry := self._next()) is None:
             self._idle.append(connection)
             while self._idle and self._expired(self._idle[0].created_at, self._idle[0].last_used, now):
                 self._retire(self._idle.popleft())
                 self._size -= 1
+        elif isinstance(entry, Single):
+            self._used.add(connection)
+            self._begin(connection, entry)
+        else:
+            entry.set_result(connection)
 
     def discard(self, connection: ThreadConnection, *, lost: bool = True) -> None:
         """Close a connection that was lost, or that must not be used again."""
@@ -242,8 +321,13 @@ class AsyncPool(Counters):
             await asyncio.sleep(CLOSE_POLL_SECS)
 
     def _refuse_waiters(self) -> None:
-        while (waiter := self._next_waiter()) is not None:
-            waiter.set_exception(closed_error())
+        if self._sweep is not None:
+            self._sweep.cancel()
+        while (entry := self._next()) is not None:
+            if isinstance(entry, Single):
+                entry.refuse(closed_error())
+            else:
+                entry.set_exception(closed_error())
 
     async def close(self) -> None:
         """Close all connections; the sockets of threads that do not end in time are broken."""

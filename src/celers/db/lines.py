@@ -17,11 +17,14 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from celers.db.driver import Connection, DriverError, Result, ServerInfo, connect
+from celers.wakeup import REFUSED_ERRNOS
 
 if TYPE_CHECKING:
     from celers.db.url import ConnectOptions
+    from celers.operation import Once
+    from celers.wakeup import Ring
 
-__all__ = ["Job", "Mail", "ThreadConnection"]
+__all__ = ["Job", "Mail", "Shift", "Single", "ThreadConnection"]
 
 
 class Job:
@@ -49,6 +52,12 @@ class Job:
         except IndexError:
             return False
 
+    def tell(self) -> None:
+        """Wake the task that waits for it; in the loop."""
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
     def __await__(self) -> Generator[Any, None, Any]:
         if not self.is_over:
             self.waiter = self.loop.create_future()
@@ -62,6 +71,109 @@ class Job:
             raise self.error
         finally:
             del self  # or else the error, whose traceback holds this frame, would keep itself
+
+
+class Single(Job):
+    """A whole operation of one packet, for the next connection that comes free.
+
+    It stands in the pool's line among those who wait for a connection. A thread that has sent one takes the next by
+    itself, without a turn of the loop. Answered True once it is sent. Answered False, it was not sent: its caller
+    may open a connection instead. When the packet has failed, the connection is the caller's.
+    """
+
+    __slots__ = ("connection", "once", "queued_at", "ring", "started_at")
+
+    def __init__(self, once: Once[Any], ring: Ring | None, loop: asyncio.AbstractEventLoop, queued_at: float) -> None:
+        self.call = self.refuse
+        self.loop = loop
+        self.token = [True]
+        self.is_over = False
+        self.answer = None
+        self.error = None
+        self.waiter = None
+        self.once = once
+        self.ring = ring
+        self.queued_at = self.started_at = queued_at
+        self.connection: ThreadConnection | None = None
+
+    def refuse(self, error: Exception | None = None) -> None:
+        """Settle it in the loop, without a connection: with an error, or by the answer False."""
+        self.answer, self.error, self.is_over = False, error, True
+        self.tell()
+
+
+class Shift(Job):
+    """The time in which a connection's thread sends singles, one after the other, until the line is empty.
+
+    Parameters
+    ----------
+    connection : ThreadConnection
+    first : Single
+        Taken from the line already.
+    line : deque
+        Who waits for a connection. Whoever pops an entry answers for it.
+    most_age : float
+        Seconds after its opening at which the connection is to be closed.
+    end : callable
+        Called in the loop with the connection, unless a caller has it, and with the one who waits and is next.
+    """
+
+    __slots__ = ("connection", "end", "first", "line", "most_age", "next")
+
+    def __init__(
+        self,
+        connection: ThreadConnection,
+        first: Single,
+        line: deque[Any],
+        most_age: float,
+        end: Callable[[ThreadConnection | None, Any], None],
+    ) -> None:
+        super().__init__(self.work, first.loop)
+        self.connection: ThreadConnection | None = connection
+        self.first = first
+        self.line = line
+        self.most_age = most_age
+        self.end = end
+        self.next: asyncio.Future[Any] | None = None
+
+    def work(self) -> None:
+        """Send singles; on the connection's thread."""
+        assert self.connection is not None
+        thread = self.connection._line  # noqa: SLF001 - this is the thread's side
+        put, line, single = thread.mail.put, self.line, self.first
+        del self.first
+        while True:
+            single.started_at = thread.last_used
+            try:
+                thread.push(single.once, single.ring)
+            except BaseException as raised:  # noqa: BLE001 - it belongs to whoever awaits the job
+                single.error = raised
+                if isinstance(raised, DriverError):
+                    single.connection, self.connection = self.connection, None
+                else:
+                    thread.broken = True
+            single.answer = single.is_over = True
+            put(single)
+            if self.connection is None or thread.broken or thread.last_used - thread.created_at > self.most_age:
+                del single  # the error's traceback holds this frame
+                return
+            while True:
+                try:
+                    entry = line.popleft()
+                except IndexError:
+                    return
+                if type(entry) is not Single:
+                    if entry.done():
+                        continue
+                    self.next = entry
+                    return
+                if entry.take():
+                    single = entry
+                    break
+
+    def tell(self) -> None:
+        """Hand the connection on; in the loop."""
+        self.end(self.connection, self.next)
 
 
 class Mail:
@@ -90,9 +202,7 @@ class Mail:
         self._is_called = False
         jobs = self._jobs
         while jobs:
-            waiter = jobs.popleft().waiter
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+            jobs.popleft().tell()
 
 
 class _Line:
@@ -120,6 +230,19 @@ class _Line:
             raise DriverError(2006, "the connection is closed", -1)
         try:
             return connection.run(text, count) if needed is None else connection.run(text, count, needed)
+        finally:
+            self.broken = self.broken or connection.broken
+            self.last_used = connection.last_used
+
+    def push(self, once: Once[Any], ring: Ring | None) -> None:
+        connection = self.connection
+        if connection is None:
+            raise DriverError(2006, "the connection is closed", -1)
+        try:
+            connection.push(once.text, once.count, once.needed)
+            if connection.tail_errno in REFUSED_ERRNOS and ring is not None and ring.was_refused(connection):
+                with contextlib.suppress(DriverError):
+                    connection.run(ring.report, 1)
         finally:
             self.broken = self.broken or connection.broken
             self.last_used = connection.last_used
@@ -204,6 +327,10 @@ class ThreadConnection:
         job = Job(call, self._loop)
         self._line.jobs.put(job)
         return job
+
+    def begin(self, shift: Shift) -> None:
+        """Queue the sending of singles."""
+        self._line.jobs.put(shift)
 
     def open(self) -> Job:
         """Queue the opening of the connection."""

@@ -247,7 +247,9 @@ def drive(
 
 def drive_once(once: Once[R], session: Session, ring: Ring | None) -> Generator[Request, Any, R]:
     """Send an operation's only packet; when it fails, all goes on as if `drive` had sent it."""
-    session.connection = connection = yield _ACQUIRE
+    if session.connection is None:
+        session.connection = yield _ACQUIRE
+    connection = session.connection
     session.in_flight = True
     try:
         yield Send(connection, once.text, once.count, once.needed)
