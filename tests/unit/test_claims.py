@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from celers.components import cycle as cycles
+from celers.components.acks import Item
 from celers.components.claims import _take_over
 from celers.core import Core, Slot
 from celers.db.outcome import Result
+from celers.operation import Restart
 from celers_fast.ids import uuid7
 
 DELIVERIES = 11
@@ -46,3 +49,24 @@ def test_what_the_consumer_did_not_know_is_the_claims_result():
     slot.held = {1: (uuid7(), 1), 2: (uuid7(), 1)}
     again, fresh = claimed(2, 2), claimed(3, 1)
     assert look(slot, claimed(1, 1), again, fresh) == (again, fresh)
+
+
+@pytest.mark.spec("CORE-07", "CORE-15")
+def test_a_cycle_hands_out_what_it_claimed_when_its_acknowledgements_have_to_begin_again(monkeypatch):
+    """The claim is committed: to begin anew would leave its tasks with a consumer that never runs them."""
+
+    def claim(*_):
+        return ["message"]
+        yield
+
+    def ack_items(*_, **__):
+        raise Restart
+        yield
+
+    monkeypatch.setattr(cycles, "claim", claim)
+    monkeypatch.setattr(cycles, "ack_items", ack_items)
+    component = SimpleNamespace(core=SimpleNamespace(hooks=SimpleNamespace(any=lambda *_: False)))
+    item = Item(uuid7(), "", (1, 1, 1))
+    with pytest.raises(StopIteration) as ended:
+        next(cycles.cycle(component, [item], 1, None))
+    assert ended.value.value == ([], [item], ["message"])

@@ -17,7 +17,7 @@ from celers.db.driver import Result
 from celers.errors import BrokerError
 from celers.model.enums import TaskHook
 from celers.model.task import BrokerMessage
-from celers.operation import Steps
+from celers.operation import Restart, Steps
 
 __all__ = ["cycle"]
 
@@ -103,7 +103,7 @@ def cycle(
         return fused.done, (), messages
     try:
         done = fused.done + (yield from ack_items(component, fused.left, all_or_nothing=False))
-    except BrokerError:
+    except (BrokerError, Restart):
         if not messages:
             raise
         # The claimed tasks must reach the caller; these are settled by its next call.
