@@ -113,6 +113,30 @@ def test_an_operation_that_holds_something_may_catch_the_restart():
     assert stop.value.value == row(b"mine")
 
 
+@pytest.mark.parametrize(("errno", "index"), [(1213, 0), (1317, 0), (2006, -1), (2013, 0)])
+def test_what_an_operation_returns_does_not_depend_on_the_end_of_its_last_locks(errno, index):
+    """It may have committed something, looked at more, and found rows changed: to begin anew would lose the first."""
+
+    def steps():
+        kept = (yield Packet(b"CLAIM", commit=True))[0]
+        yield Packet(b"SELECT seq FROM t FOR UPDATE")
+        return kept
+
+    driven = Driven(steps)
+    driven.connect()
+    driven.results(Result((), 0, 0), row(b"mine"))
+    driven.results()
+    driven.expect(b"COMMIT").fail(DriverError(errno, "failed", index))
+    if errno < 2000:
+        driven.expect(b"ROLLBACK")
+        assert driven.returns() == row(b"mine")
+    else:
+        with pytest.raises(StopIteration) as stop:
+            driven.discarded()
+        assert stop.value.value == row(b"mine")
+    assert not driven.session.in_transaction
+
+
 def test_five_deadlocks_reach_the_operation_as_a_retryable_error():
     caught = []
 

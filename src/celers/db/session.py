@@ -179,14 +179,22 @@ def drive(
                     break
 
                 # 3. It failed: what is known about its outcome, and what may be repeated?
+                if packet is None and not session.changed:
+                    # The transaction has only looked and locked. What the operation returns may be all that is known of
+                    # what it committed before.
+                    if reason.lost:
+                        broken, session.connection = session.connection, None
+                        session.in_transaction = False
+                        yield Discard(broken)
+                    else:
+                        yield from _rollback(session)
+                    return result
                 if reason.lost or (reason.errno == QUERY_INTERRUPTED and reason.index == commit_at):
                     broken, session.connection = session.connection, None
                     session.in_transaction = session.places = False
                     yield Discard(broken)
                     reconnects += 1
                     if _in_doubt(reason, kind, commit_at):
-                        if packet is None and not session.changed:
-                            return result
                         if packet is None or not packet.repeat:
                             unknown = map_error(reason, outcome_unknown=True)
                             unknown.__cause__ = reason
