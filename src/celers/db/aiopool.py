@@ -150,7 +150,7 @@ class AsyncPool(Counters):
                 entry = self._line.popleft()
             except IndexError:
                 return None
-            if entry.take() if isinstance(entry, Single) else not entry.done():
+            if entry.token if isinstance(entry, Single) else not entry.done():
                 return entry
 
     def single(self, once: Once[Any], ring: Ring | None) -> Single | None:
@@ -170,7 +170,6 @@ class AsyncPool(Counters):
             return None
         self._idle.pop()
         self._used.add(connection)
-        single.take()
         self._begin(connection, single)
         return single
 

@@ -98,6 +98,7 @@ class Single(Job):
 
     def refuse(self, error: Exception | None = None) -> None:
         """Settle it in the loop, without a connection: with an error, or by the answer False."""
+        self.take()
         self.answer, self.error, self.is_over = False, error, True
         self.tell()
 
@@ -109,7 +110,7 @@ class Shift(Job):
     ----------
     connection : ThreadConnection
     first : Single
-        Taken from the line already.
+        Unless its caller goes away before the thread comes to it.
     line : deque
         Who waits for a connection. Whoever pops an entry answers for it.
     most_age : float
@@ -140,36 +141,33 @@ class Shift(Job):
         """Send singles; on the connection's thread."""
         assert self.connection is not None
         thread = self.connection._line  # noqa: SLF001 - this is the thread's side
-        put, line, single = thread.mail.put, self.line, self.first
+        put, line = thread.mail.put, self.line
+        entry: Any = self.first
         del self.first
         while True:
-            single.started_at = thread.last_used
-            try:
-                thread.push(single.once, single.ring)
-            except BaseException as raised:  # noqa: BLE001 - it belongs to whoever awaits the job
-                single.error = raised
-                if isinstance(raised, DriverError):
-                    single.connection, self.connection = self.connection, None
-                else:
-                    thread.broken = True
-            single.answer = single.is_over = True
-            put(single)
-            if self.connection is None or thread.broken or thread.last_used - thread.created_at > self.most_age:
-                del single  # the error's traceback holds this frame
-                return
-            while True:
-                try:
-                    entry = line.popleft()
-                except IndexError:
-                    return
-                if type(entry) is not Single:
-                    if entry.done():
-                        continue
+            if type(entry) is not Single:
+                if not entry.done():
                     self.next = entry
                     return
-                if entry.take():
-                    single = entry
-                    break
+            elif entry.take():
+                entry.started_at = thread.last_used
+                try:
+                    thread.push(entry.once, entry.ring)
+                except BaseException as raised:  # noqa: BLE001 - it belongs to whoever awaits the job
+                    entry.error = raised
+                    if isinstance(raised, DriverError):
+                        entry.connection, self.connection = self.connection, None
+                    else:
+                        thread.broken = True
+                entry.answer = entry.is_over = True
+                put(entry)
+                if self.connection is None or thread.broken or thread.last_used - thread.created_at > self.most_age:
+                    del entry  # the error's traceback holds this frame
+                    return
+            try:
+                entry = line.popleft()
+            except IndexError:
+                return
 
     def tell(self) -> None:
         """Hand the connection on; in the loop."""
