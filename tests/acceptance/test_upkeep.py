@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import threading
 import time
 from datetime import timedelta
@@ -117,6 +118,8 @@ def test_one_worker_leads_and_another_takes_over(make_sync, database_url, tmp_pa
         until(lambda: broker.get_task(old[0]) is None and broker.get_statistics().completed == 0)
         (leader,) = (worker for worker in group.started if leads in worker.log())
         (other,) = (worker for worker in group.started if worker is not leader)
+        # It leads still, and deletes nothing more.
+        leader.process.send_signal(signal.SIGSTOP)
         old = finish(broker, 20)
         leader.kill()
         until(lambda: leads in other.log())
