@@ -62,6 +62,20 @@ def test_a_lease_holds_what_was_claimed_and_is_pruned_by_the_next_claim(broker, 
     tables.check(broker)
 
 
+@pytest.mark.spec("CORE-09", "INSP-01")
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_cycle_counts_first_and_later_deliveries_alike(broker, tables, count):
+    """They are acknowledged by a statement for each number of the delivery."""
+    fill(broker, 3)
+    broker.consumer.give_back([broker.dequeue()])
+    messages = broker.dequeue_batch(3)
+    assert sorted(parse_receipt(message.receipt_handle)[2] for message in messages) == [1, 1, 2]
+    done, _ = broker.consumer.cycle([Completion(message) for message in messages], count)
+    assert done == [True] * 3
+    assert broker.get_statistics().completed == 3
+    tables.check(broker)
+
+
 @pytest.mark.spec("CORE-08", "CORE-09")
 def test_a_claim_whose_ready_row_is_not_taken_starts_nothing(broker, tables, monkeypatch):
     """As when KILL QUERY meets the DELETE, which MariaDB then passes over: the claim is made by its other form."""
