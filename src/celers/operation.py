@@ -137,7 +137,7 @@ class Once(Generic[R]):
     """An operation of one packet, ready to be sent as it is.
 
     Most calls of a producer are of this kind and go well. Such a packet is sent before anything of the machinery
-    around it has begun (`BlockingRunner.run_once`, for asyncio `drive_once`), which only takes over when it fails.
+    around it has begun (`run_once` of the runners), which only takes over when it fails.
 
     Attributes
     ----------

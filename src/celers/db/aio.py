@@ -157,7 +157,7 @@ class AsyncRunner:
                 pass  # it never left; whoever finds it in the line passes it over
             elif single.is_over and single.answer is False:
                 if single.error is None:
-                    self.pool.give_up_place()
+                    self.pool.yield_place()
             else:
                 self._outlive(self._after(once, single))
             raise

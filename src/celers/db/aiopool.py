@@ -98,7 +98,7 @@ class AsyncPool(Counters):
         except BaseException:
             if connection is not None:
                 self._retire(connection)
-            self._yield_place()
+            self.yield_place()
             raise
         self._used.add(connection)
         self._recent.append(time.monotonic() - started)
@@ -125,7 +125,7 @@ class AsyncPool(Counters):
                 # What was given meanwhile goes to the next in line.
                 given = waiter.result()
                 if given is None:
-                    self._yield_place()
+                    self.yield_place()
                 else:
                     self.release(given)
             raise
@@ -235,7 +235,7 @@ class AsyncPool(Counters):
             return False
         return True
 
-    def _yield_place(self) -> None:
+    def yield_place(self) -> None:
         """Give up the right to one connection; the first in line may open one."""
         entry = self._next()
         if entry is None:
@@ -244,10 +244,6 @@ class AsyncPool(Counters):
             entry.refuse()
         else:
             entry.set_result(None)
-
-    def give_up_place(self) -> None:
-        """Pass on the place of a single whose caller went away."""
-        self._yield_place()
 
     def _retire(self, connection: ThreadConnection) -> None:
         """Let a connection's thread close it and end."""
@@ -268,7 +264,7 @@ class AsyncPool(Counters):
         self._used.discard(connection)
         if self._closed or connection.broken or self._expired(connection.created_at, connection.last_used, now):
             self._retire(connection)
-            self._yield_place()
+            self.yield_place()
         elif (entry := self._next()) is None:
             self._idle.append(connection)
             while self._idle and self._expired(self._idle[0].created_at, self._idle[0].last_used, now):
@@ -289,7 +285,7 @@ class AsyncPool(Counters):
             self._failures += 1
             self._lost_at = time.monotonic()
         self._retire(connection)
-        self._yield_place()
+        self.yield_place()
 
     async def open_slow(self, *, single: bool = False) -> ThreadConnection:
         """Open a connection outside the pool for statements that may take long."""
